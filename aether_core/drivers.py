@@ -1,0 +1,167 @@
+"""What a driver plugin implements: one Protocol per extension point, chosen by a name in a file.
+
+Part of the public API for plugins. Drivers are found through entry points (`plugins.py`), built
+on first use, and do all the input and output of their kind.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+from aether_core.model import Fleet, InstanceSpec, NodeId
+
+#: Grows when a Protocol or hook changes in a way that breaks plugins.
+API_VERSION = 1
+
+
+class MachineState(StrEnum):
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """A machine to make. `files` (path on the machine to content) hold secrets: never log them."""
+
+    cluster: str
+    node: NodeId
+    slot: int  # Counts from 1.
+    labels: Mapping[str, str]
+    files: Mapping[str, bytes] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that exists at the provider."""
+
+    id: str
+    node: NodeId
+    address: str
+    state: MachineState
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a provider has, as data: read before anything is called."""
+
+    has_balancer: bool = False
+    has_certificates: bool = False
+    shares_host: bool = False  # All machines are one host: ports differ per slot.
+
+
+class Compute(Protocol):
+    """Make, list and remove machines."""
+
+    def data_dir(self, cluster: str, node: NodeId) -> Path:
+        """Return where, on the machine, the node of that name keeps its data."""
+        ...
+
+    async def create(self, spec: MachineSpec) -> Machine:
+        """Make the machine, or return the one that exists for this cluster and node.
+
+        Errors: ProviderError, QuotaExceeded, OutcomeUnknown when no answer came.
+        """
+        ...
+
+    async def list(self, cluster: str) -> list[Machine]:
+        """Return every machine that carries the cluster's label, in any state."""
+        ...
+
+    async def delete(self, machine: Machine) -> None:
+        """Remove the machine and all that was made for it; already gone is success."""
+        ...
+
+
+class Secrets(Protocol):
+    """Look secrets up."""
+
+    async def get(self, path: str) -> str:
+        """Return the secret at `path`. Errors: NotFound, naming where it was looked for."""
+        ...
+
+
+class Discovery(Protocol):
+    """Find the machines of a cluster, also from inside one of them."""
+
+    async def peers(self, cluster: str) -> list[Machine]: ...
+
+
+class Balancer(Protocol):
+    """Spread public traffic over the nodes' ingress ports."""
+
+    async def ensure(self, cluster: str, machines: list[Machine], port: int) -> str:
+        """Make the balancer's targets exactly `machines`; return its public address."""
+        ...
+
+    async def remove(self, cluster: str) -> None: ...
+
+
+class Certificates(Protocol):
+    """Public certificates for the ingress."""
+
+    async def ensure(self, cluster: str, domains: tuple[str, ...]) -> str:
+        """Return the id of a certificate for `domains`, asking for one if there is none."""
+        ...
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """Where machines come from. Group `aether.providers`; config key `[cloud] provider`."""
+
+    api_version: ClassVar[int]
+    capabilities: ClassVar[Capabilities]
+    compute: Compute
+    secrets: Secrets
+    discovery: Discovery
+    balancer: Balancer | None
+    certificates: Certificates | None
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """Turns an artifact into a process. Group `aether.runtimes`; chosen by the artifact's kind."""
+
+    api_version: ClassVar[int]
+    suffix: ClassVar[str]  # What the artifact's file name ends with, dot included.
+
+    async def prepare(self, artifact: Path, work_dir: Path, spec: InstanceSpec) -> None:
+        """Make `work_dir`, which exists and is empty, ready to run. Errors: IntegrityError."""
+        ...
+
+    def command(self, artifact: Path, work_dir: Path, spec: InstanceSpec) -> list[str]:
+        """Return the argument list to start; `$PORT` comes in its environment."""
+        ...
+
+
+@dataclass(frozen=True)
+class SliceChange:
+    """What one deployment does to one slice. No `old`: it is new; no `new`: it goes away."""
+
+    slice: str
+    old: Fleet | None
+    new: Fleet | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a rollout. Fractions 0..1; `hold_s` None waits until someone promotes."""
+
+    share: float  # Of the traffic, to the new fleet.
+    new_fraction: float  # Of the new fleet's wanted instances that must be READY.
+    old_fraction: float  # Of the old fleet's instances that keep running.
+    hold_s: float | None = 0.0
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """How traffic and capacity move. Group `aether.strategies`; pure: values in, values out."""
+
+    api_version: ClassVar[int]
+
+    def stages(self, change: SliceChange, options: Mapping[str, object]) -> tuple[Stage, ...]:
+        """Return the stages in order; the last one has share 1. Errors: ConfigError for options."""
+        ...

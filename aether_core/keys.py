@@ -1,0 +1,96 @@
+"""Where each document lives in the store. Written here only, so that no two modules disagree."""
+
+from aether_core.model import FleetId, InstanceId, NodeId
+
+ROOT = "/aether/"
+DESIRED = ROOT + "desired/"
+OBSERVED = ROOT + "observed/"
+
+LEADER = ROOT + "leader"
+CLUSTER = DESIRED + "cluster"
+ROUTES = DESIRED + "routes"
+
+NODES = DESIRED + "nodes/"
+BLUEPRINTS = DESIRED + "blueprints/"
+DEPLOYMENTS = DESIRED + "deployments/"
+ACTIVE = DESIRED + "active/"  # <blueprint>: the id of its one active deployment.
+SLICES = DESIRED + "slices/"
+FLEETS = DESIRED + "fleets/"
+INSTANCES = DESIRED + "instances/"
+ARTIFACTS = DESIRED + "artifacts/"
+TOKENS = DESIRED + "tokens/"
+REQUESTS = ROOT + "requests/"  # <request id>: written with the change it asked for.
+AUDIT = ROOT + "audit/"
+
+NODE_STATUSES = OBSERVED + "nodes/"
+INSTANCE_STATUSES = OBSERVED + "instances/"
+INGRESS_STATUSES = OBSERVED + "ingress/"
+COPIES = OBSERVED + "copies/"  # <node>/<sha256>: the node holds these bytes, fsynced.
+
+
+def node(id: NodeId) -> str:
+    return NODES + id
+
+
+def node_status(id: NodeId) -> str:
+    return NODE_STATUSES + id
+
+
+def blueprint(name: str) -> str:
+    return BLUEPRINTS + name
+
+
+def deployment(id: str) -> str:
+    return DEPLOYMENTS + id
+
+
+def active(blueprint_name: str) -> str:
+    return ACTIVE + blueprint_name
+
+
+def slice_record(name: str) -> str:
+    return SLICES + name
+
+
+def fleet(id: FleetId) -> str:
+    return FLEETS + id
+
+
+def assignments(node_id: NodeId) -> str:
+    return f"{INSTANCES}{node_id}/"
+
+
+def assignment(node_id: NodeId, id: InstanceId) -> str:
+    return assignments(node_id) + id
+
+
+def instance_statuses(node_id: NodeId) -> str:
+    return f"{INSTANCE_STATUSES}{node_id}/"
+
+
+def instance_status(node_id: NodeId, id: InstanceId) -> str:
+    return instance_statuses(node_id) + id
+
+
+def ingress_status(node_id: NodeId) -> str:
+    return INGRESS_STATUSES + node_id
+
+
+def artifact(name: str, version: str) -> str:
+    return f"{ARTIFACTS}{name}/{version}"
+
+
+def copies(node_id: NodeId) -> str:
+    return f"{COPIES}{node_id}/"
+
+
+def copy(node_id: NodeId, sha256: str) -> str:
+    return copies(node_id) + sha256
+
+
+def token(id: str) -> str:
+    return TOKENS + id
+
+
+def request(id: str) -> str:
+    return REQUESTS + id
