@@ -162,6 +162,8 @@ class Strategy(Protocol):
 
     api_version: ClassVar[int]
 
-    def stages(self, change: SliceChange, options: Mapping[str, object]) -> tuple[Stage, ...]:
+    def stages(
+        self, changes: tuple[SliceChange, ...], options: Mapping[str, object]
+    ) -> tuple[Stage, ...]:
         """Return the stages in order; the last one has share 1. Errors: ConfigError for options."""
         ...

@@ -2,9 +2,13 @@
 
 from aether_core.model import FleetId, InstanceId, NodeId
 
-ROOT = "/aether/"
+ROOT = "/aether/"  # Every process mirrors what is below.
 DESIRED = ROOT + "desired/"
 OBSERVED = ROOT + "observed/"
+
+# Outside the root, so that no process mirrors them.
+REQUESTS = "/aether-requests/"  # <request id>: written with the change it asked for.
+AUDIT = "/aether-audit/"
 
 LEADER = ROOT + "leader"
 CLUSTER = DESIRED + "cluster"
@@ -19,13 +23,16 @@ FLEETS = DESIRED + "fleets/"
 INSTANCES = DESIRED + "instances/"
 ARTIFACTS = DESIRED + "artifacts/"
 TOKENS = DESIRED + "tokens/"
-REQUESTS = ROOT + "requests/"  # <request id>: written with the change it asked for.
-AUDIT = ROOT + "audit/"
 
 NODE_STATUSES = OBSERVED + "nodes/"
 INSTANCE_STATUSES = OBSERVED + "instances/"
 INGRESS_STATUSES = OBSERVED + "ingress/"
 COPIES = OBSERVED + "copies/"  # <node>/<sha256>: the node holds these bytes, fsynced.
+
+
+def family(key: str) -> str:
+    """Return the key's first three parts: what one kind of document shares, such as its index."""
+    return "/".join(key.split("/", 4)[:4])
 
 
 def node(id: NodeId) -> str:

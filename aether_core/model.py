@@ -183,9 +183,10 @@ class Route:
 
 @dataclass(frozen=True)
 class RouteTable:
-    """desired/routes: the one routing document. Shares in basis points, per slice summing to 10,000.
+    """desired/routes: the one routing document.
 
-    A slice without shares is known but has nothing to serve it yet: its route answers 503.
+    Shares are basis points, per slice summing to 10,000. A slice without shares is known but has
+    nothing to serve it yet: its route answers 503.
     """
 
     routes: tuple[Route, ...] = ()
@@ -194,7 +195,7 @@ class RouteTable:
 
 @dataclass(frozen=True)
 class IngressStatus:
-    """observed/ingress/<node>: the node's proxy answers with all that was stored up to `revision`."""
+    """observed/ingress/<node>: its Envoy answers with all stored up to `revision`."""
 
     node: NodeId
     revision: int

@@ -5,10 +5,15 @@ whose answer was lost raises OutcomeUnknown. `Mirror` is a process's own copy, k
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
+from loguru import logger
+
+from aether_core import keys
+from aether_core.errors import IntegrityError
 from aether_core.model import decode, encode
 
 T = TypeVar("T")
@@ -19,7 +24,7 @@ MAX_OPERATIONS = 120
 
 @dataclass(frozen=True)
 class Entry:
-    """One key. Revisions count the store's commits; `created` is when this key last began to exist."""
+    """One key. Revisions count commits; `created` is the one that last made this key."""
 
     key: str
     value: bytes
@@ -124,14 +129,14 @@ def put(key: str, value: object, *, lease: int = 0) -> Put:
 
 
 class Mirror:
-    """A copy of everything under a prefix, as of `revision`; wakes those who wait for a change."""
+    """A copy of everything in the store, as of `revision`; wakes those who wait for a change."""
 
     def __init__(self) -> None:
-        self.entries: dict[str, Entry] = {}
         self.revision = 0
-        self._modified: dict[str, int] = {}  # Key (also deleted ones): revision seen last.
-        self._waiters: set[asyncio.Event] = set()
+        self._families: dict[str, dict[str, Entry]] = {}
+        self._newest: dict[str, int] = {}  # Family: revision of its last change.
         self._decoded: dict[str, tuple[int, object]] = {}
+        self._waiters: set[asyncio.Event] = set()
 
     async def follow(self, store: Store, prefix: str) -> None:
         """Keep the copy current, for ever."""
@@ -142,7 +147,8 @@ class Mirror:
         """Take the changes of one batch in."""
         if batch.is_snapshot:
             listed = {change.key for change in batch.changes}
-            for key in self.entries.keys() - listed:
+            held = {key for entries in self._families.values() for key in entries}
+            for key in held - listed:
                 self._take(Change(key, None), batch.revision)
         for change in batch.changes:
             self._take(change, batch.revision)
@@ -151,59 +157,64 @@ class Mirror:
             event.set()
 
     def _take(self, change: Change, revision: int) -> None:
+        family = keys.family(change.key)
+        entries = self._families.setdefault(family, {})
         if change.entry is None:
-            self.entries.pop(change.key, None)
+            entries.pop(change.key, None)
             self._decoded.pop(change.key, None)
-            self._modified[change.key] = revision
         else:
-            self.entries[change.key] = change.entry
-            self._modified[change.key] = change.entry.modified
+            entries[change.key] = change.entry
+            revision = change.entry.modified
+        self._newest[family] = max(revision, self._newest.get(family, 0))
+
+    def entry(self, key: str) -> Entry | None:
+        """Return the key as it was last seen."""
+        return self._families.get(keys.family(key), {}).get(key)
 
     def get(self, kind: type[T], key: str) -> T | None:
-        """Return the value at `key`, decoded once per revision."""
-        entry = self.entries.get(key)
-        if entry is None:
-            return None
-        cached = self._decoded.get(key)
-        if cached is not None and cached[0] == entry.modified:
-            return cached[1]  # type: ignore[return-value]
-        value = decode(kind, entry.value)
-        self._decoded[key] = (entry.modified, value)
-        return value
+        """Return the value at `key`. Errors: IntegrityError when it is not a `kind`."""
+        entry = self.entry(key)
+        return None if entry is None else self._value(kind, entry)
 
     def all(self, kind: type[T], prefix: str) -> list[T]:
-        """Return the values of every key under `prefix`, in key order."""
-        values = (self.get(kind, key) for key in sorted(self.entries) if key.startswith(prefix))
-        return [value for value in values if value is not None]
+        """Return the values of every key under `prefix`, in key order.
 
-    def modified(self, key: str) -> int:
-        """Return the revision of the last change of `key`, also of its deletion; 0: never seen."""
-        return self._modified.get(key, 0)
+        A value that is not a `kind` is left out and logged: one bad record must not stop the rest.
+        """
+        values = []
+        for key, entry in sorted(self._families.get(keys.family(prefix), {}).items()):
+            if key.startswith(prefix):
+                try:
+                    values.append(self._value(kind, entry))
+                except IntegrityError as error:
+                    logger.error("left out '{}': {}", key, error)
+        return values
 
-    def newest(self, prefixes: tuple[str, ...]) -> int:
-        """Return the revision of the last change, also a deletion, under any of `prefixes`."""
-        return max((r for key, r in self._modified.items() if key.startswith(prefixes)), default=0)
+    def _value(self, kind: type[T], entry: Entry) -> T:
+        cached = self._decoded.get(entry.key)
+        if cached is not None and cached[0] == entry.modified:
+            return cast(T, cached[1])
+        value = decode(kind, entry.value)
+        self._decoded[entry.key] = (entry.modified, value)
+        return value
+
+    def newest(self, *prefixes: str) -> int:
+        """Return the revision of the last change or deletion in the families of `prefixes`."""
+        return max(self._newest.get(keys.family(prefix), 0) for prefix in prefixes)
 
     async def reach(self, revision: int) -> None:
         """Wait until the copy holds everything up to `revision`."""
-        with self.waiting() as changed:
+        with self.watching() as changed:
             while self.revision < revision:
                 await changed.wait()
                 changed.clear()
 
-    def waiting(self) -> "_Waiting":
-        """Return a context whose event is set on every later change."""
-        return _Waiting(self._waiters)
-
-
-class _Waiting:
-    def __init__(self, waiters: set[asyncio.Event]) -> None:
-        self._waiters = waiters
-        self._event = asyncio.Event()
-
-    def __enter__(self) -> asyncio.Event:
-        self._waiters.add(self._event)
-        return self._event
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._waiters.discard(self._event)
+    @contextmanager
+    def watching(self) -> Iterator[asyncio.Event]:
+        """Yield an event that is set on every later change; whoever waits clears it."""
+        event = asyncio.Event()
+        self._waiters.add(event)
+        try:
+            yield event
+        finally:
+            self._waiters.discard(event)
