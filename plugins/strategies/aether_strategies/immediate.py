@@ -16,5 +16,6 @@ class Immediate:
         self, changes: tuple[SliceChange, ...], options: Mapping[str, object]
     ) -> tuple[Stage, ...]:
         if options:
-            raise ConfigError(f"strategy 'immediate' takes no options: {', '.join(sorted(options))}")
+            unknown = ", ".join(sorted(options))
+            raise ConfigError(f"strategy 'immediate' takes no options: {unknown}")
         return (Stage(share=1.0, new_fraction=1.0, old_fraction=0.0),)
