@@ -29,6 +29,9 @@ class Boot:
     proxy_threads: int = 0  # 0: one per core.
     #: What the node may promise to instances; None: all that the machine has.
     capacity: Resources | None = None
+    #: Where etcd and Envoy are; None: etcd in PATH, Envoy from its wheel.
+    etcd_path: str | None = None
+    envoy_path: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ Part of the public API for plugins. Drivers are found through entry points (`plu
 on first use, and do all the input and output of their kind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
-from aether_core.model import Fleet, InstanceSpec, NodeId
+from aether_core.model import Fleet, InstanceSpec, NodeId, Ports
 
 #: Grows when a Protocol or hook changes in a way that breaks plugins.
 API_VERSION = 1
@@ -24,12 +24,17 @@ class MachineState(StrEnum):
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """A machine to make. `files` (path on the machine to content) hold secrets: never log them."""
+    """A machine to make, which then runs a node agent.
+
+    `files`: path below the node's data directory to content. They hold secrets: never log them.
+    `ports`: what the node will listen on.
+    """
 
     cluster: str
     node: NodeId
     slot: int  # Counts from 1.
     labels: Mapping[str, str]
+    ports: Ports
     files: Mapping[str, bytes] = field(repr=False)
 
 
@@ -56,8 +61,11 @@ class Capabilities:
 class Compute(Protocol):
     """Make, list and remove machines."""
 
-    def data_dir(self, cluster: str, node: NodeId) -> Path:
-        """Return where, on the machine, the node of that name keeps its data."""
+    async def check(self, specs: Sequence[MachineSpec]) -> None:
+        """Refuse what `create` would refuse, before anything is made. The specs hold no files.
+
+        Errors: Refused, Unauthorised, QuotaExceeded.
+        """
         ...
 
     async def create(self, spec: MachineSpec) -> Machine:
@@ -108,9 +116,22 @@ class Certificates(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ProviderContext:
+    """What a provider is built with: `Provider(context)`."""
+
+    cluster: str
+    state_dir: Path  # Where this computer keeps what it knows of the cluster.
+    region: str = ""
+    instance_type: str = ""
+
+
 @runtime_checkable
 class Provider(Protocol):
-    """Where machines come from. Group `aether.providers`; config key `[cloud] provider`."""
+    """Where machines come from. Group `aether.providers`; config key `[cloud] provider`.
+
+    Built with one argument, a ProviderContext.
+    """
 
     api_version: ClassVar[int]
     capabilities: ClassVar[Capabilities]

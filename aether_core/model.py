@@ -148,6 +148,16 @@ class Fleet:
 
 
 @dataclass(frozen=True)
+class SliceRecord:
+    """desired/slices/<slice>: what outlives the slice's versions."""
+
+    name: str
+    blueprint: str
+    next_ordinal: int = 1  # Its next instance is "<slice>-<next_ordinal>".
+    pinned: int | None = None  # Set by `aether scale`: goes before the blueprint's count.
+
+
+@dataclass(frozen=True)
 class Assignment:
     """desired/instances/<node>/<instance>: this node runs it; deleted means drain and stop."""
 

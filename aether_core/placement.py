@@ -9,10 +9,11 @@ from aether_core.model import Assignment, Fleet, FleetId, InstanceId, NodeId, Re
 
 @dataclass(frozen=True)
 class Seat:
-    """A node that takes new instances, and what it can carry in all."""
+    """A node that runs instances, and what it can carry in all. A closed one takes no new ones."""
 
     node: NodeId
     capacity: Resources
+    is_open: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class _Board:
     """The seats while they fill."""
 
     def __init__(self, seats: Iterable[Seat], next_ordinals: dict[str, int]) -> None:
+        seats = tuple(seats)
         self.capacity = {seat.node: seat.capacity for seat in seats}
+        self.open = [seat.node for seat in seats if seat.is_open]
         self.cpu = dict.fromkeys(self.capacity, 0.0)
         self.memory_bytes = dict.fromkeys(self.capacity, 0)
         self.of_slice: Counter[tuple[str, NodeId]] = Counter()
@@ -109,7 +112,7 @@ class _Board:
         """Return the node with room that has the fewest of the fleet, of the slice, of all."""
         per_node = Counter(a.node for a in self.of_fleet.get(fleet.id, []))
         name = fleet.spec.slice
-        fitting = [node for node in self.capacity if self._fits(node, fleet.spec.resources)]
+        fitting = [node for node in self.open if self._fits(node, fleet.spec.resources)]
         return min(
             fitting,
             key=lambda n: (per_node[n], self.of_slice[name, n], self.total[n], n),

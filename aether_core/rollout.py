@@ -6,7 +6,7 @@ and the documents to write with it, in one transaction; or None: nothing to do b
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from aether_core import keys
@@ -43,7 +43,6 @@ class Sight:
     routes: RouteTable
     routes_revision: int
     confirmed: dict[NodeId, int]
-    unplaced: dict[FleetId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,11 @@ class Mirror:
         """Return the key as it was last seen."""
         return self._families.get(keys.family(key), {}).get(key)
 
+    def modified(self, key: str) -> int:
+        """Return the revision that last wrote the key; 0: it does not exist."""
+        entry = self.entry(key)
+        return entry.modified if entry else 0
+
     def get(self, kind: type[T], key: str) -> T | None:
         """Return the value at `key`. Errors: IntegrityError when it is not a `kind`."""
         entry = self.entry(key)

@@ -1,0 +1,170 @@
+"""The leader's loop: look at the mirror, decide, write with the term's fence, look again.
+
+It holds nothing that the store does not: a new leader continues where the last one stopped.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from loguru import logger
+
+from aether_core import keys
+from aether_core.clock import Clock
+from aether_core.deployment import Deployment
+from aether_core.election import Term, changed_or
+from aether_core.errors import Unavailable
+from aether_core.model import (
+    Assignment,
+    Fleet,
+    IngressStatus,
+    InstanceStatus,
+    NodeId,
+    NodeRecord,
+    NodeState,
+    NodeStatus,
+    Resources,
+    RouteTable,
+    SliceRecord,
+)
+from aether_core.placement import Placing, Seat, place
+from aether_core.rollout import Sight, Step, step
+from aether_core.store import MAX_OPERATIONS, Compare, Delete, Mirror, Put, Store, put
+
+# The longest time between two looks when nothing changes: deadlines pass without a change.
+TICK_S = 1.0
+# A node whose lease is gone this long is lost: its instances are placed elsewhere.
+LOST_AFTER_S = 3.0
+
+
+@dataclass
+class Leader:
+    """What a leading node needs to decide; made anew for each term."""
+
+    store: Store
+    mirror: Mirror
+    clock: Clock
+    term: Term
+    on_moved: Callable[[Deployment, Deployment], None]
+    _absent_since_s: dict[NodeId, float] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Decide until cancelled."""
+        with self.mirror.watching() as changed:
+            while True:
+                changed.clear()
+                try:
+                    has_written = await self.turn()
+                except Unavailable as error:
+                    logger.warning("the leader's turn was cut short: {}", error)
+                    await self.clock.sleep(TICK_S)
+                    continue
+                if not has_written:
+                    await changed_or(changed, TICK_S)
+
+    async def turn(self) -> bool:
+        """Decide once; return whether anything was written."""
+        has_written = False
+        for deployment in self._active():
+            taken = step(deployment, self.sight())
+            if taken is not None:
+                has_written |= await self._take(deployment, taken)
+        return await self._place() or has_written
+
+    def _active(self) -> list[Deployment]:
+        ids = self.mirror.all(str, keys.ACTIVE)
+        found = [self.mirror.get(Deployment, keys.deployment(name)) for name in ids]
+        return [deployment for deployment in found if deployment is not None]
+
+    def sight(self) -> Sight:
+        """Return what the deciders may know."""
+        mirror = self.mirror
+        statuses = mirror.all(InstanceStatus, keys.INSTANCE_STATUSES)
+        ingress = {s.node: s.revision for s in mirror.all(IngressStatus, keys.INGRESS_STATUSES)}
+        routes = mirror.entry(keys.ROUTES)
+        return Sight(
+            at=self.clock.at(),
+            fleets={fleet.id: fleet for fleet in mirror.all(Fleet, keys.FLEETS)},
+            statuses=tuple(statuses),
+            status_revisions={
+                status.id: mirror.modified(keys.instance_status(status.node, status.id))
+                for status in statuses
+            },
+            routes=mirror.get(RouteTable, keys.ROUTES) or RouteTable(),
+            routes_revision=routes.modified if routes else 0,
+            confirmed={node: ingress.get(node, 0) for node in sorted(self._live())},
+        )
+
+    async def _take(self, before: Deployment, taken: Step) -> bool:
+        """Write a step, unless the deployment or a document it changes moved meanwhile."""
+        after = taken.deployment
+        writes = [put(keys.deployment(after.id), after), *taken.writes]
+        touched = [write.key for write in writes]
+        compares = [Compare(key, modified=self.mirror.modified(key)) for key in touched]
+        revision = await self._commit(writes, compares)
+        if revision is None:
+            return False
+        why = after.history[-1].why
+        logger.info("deployment '{}': {} -> {}: {}", after.id, before.state, after.state, why)
+        self.on_moved(before, after)
+        return True
+
+    async def _place(self) -> bool:
+        """Bring the assignments to what the fleets want; forget what lost nodes said."""
+        lost = self._lost()
+        assignments = self.mirror.all(Assignment, keys.INSTANCES)
+        records = {r.name: r for r in self.mirror.all(SliceRecord, keys.SLICES)}
+        fleets = self.mirror.all(Fleet, keys.FLEETS)
+        placing = place(
+            fleets,
+            assignments,
+            self._seats(lost),
+            {name: record.next_ordinal for name, record in records.items()},
+        )
+        writes = [*_placing_writes(placing, records), *self._forget(lost)]
+        for start in range(0, len(writes), MAX_OPERATIONS):
+            await self._commit(writes[start : start + MAX_OPERATIONS], [])
+        return bool(writes)
+
+    def _seats(self, lost: set[NodeId]) -> list[Seat]:
+        live = self._live()
+        statuses = {s.id: s for s in self.mirror.all(NodeStatus, keys.NODE_STATUSES)}
+        seats = []
+        for record in self.mirror.all(NodeRecord, keys.NODES):
+            if record.id in lost or record.state == NodeState.DECOMMISSIONED:
+                continue
+            is_open = record.id in live and record.state == NodeState.ON_DUTY
+            status = statuses.get(record.id)
+            capacity = status.capacity if status else Resources()
+            seats.append(Seat(record.id, capacity, is_open=is_open))
+        return seats
+
+    def _live(self) -> set[NodeId]:
+        return {status.id for status in self.mirror.all(NodeStatus, keys.NODE_STATUSES)}
+
+    def _lost(self) -> set[NodeId]:
+        """Return the nodes that have been absent for longer than the grace period."""
+        now_s, live = self.clock.now_s(), self._live()
+        absent = {r.id for r in self.mirror.all(NodeRecord, keys.NODES)} - live
+        self._absent_since_s = {n: self._absent_since_s.get(n, now_s) for n in absent}
+        return {n for n, since_s in self._absent_since_s.items() if now_s - since_s >= LOST_AFTER_S}
+
+    def _forget(self, lost: set[NodeId]) -> list[Delete]:
+        seen = {s.node for s in self.mirror.all(InstanceStatus, keys.INSTANCE_STATUSES)}
+        return [Delete(keys.instance_statuses(node), prefix=True) for node in sorted(lost & seen)]
+
+    async def _commit(self, writes: list[Put | Delete], compares: list[Compare]) -> int | None:
+        revision = await self.store.commit(writes, compares=[self.term.fence, *compares])
+        if revision is not None:
+            await self.mirror.reach(revision)
+        return revision
+
+
+def _placing_writes(placing: Placing, records: dict[str, SliceRecord]) -> list[Put | Delete]:
+    gone = [Delete(keys.assignment(a.node, a.id)) for a in placing.remove]
+    new = [put(keys.assignment(a.node, a.id), a) for a in placing.add]
+    counted = [
+        put(keys.slice_record(name), replace(record, next_ordinal=placing.next_ordinals[name]))
+        for name, record in records.items()
+        if placing.next_ordinals.get(name, record.next_ordinal) != record.next_ordinal
+    ]
+    return [*counted, *gone, *new]
