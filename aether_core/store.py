@@ -5,8 +5,8 @@ whose answer was lost raises OutcomeUnknown. `Mirror` is a process's own copy, k
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
@@ -106,7 +106,7 @@ class Store(Protocol):
         """Write all or nothing; return the new revision, or None when a comparison failed."""
         ...
 
-    def watch(self, prefix: str) -> AsyncIterator[Batch]:
+    def watch(self, prefix: str) -> AsyncGenerator[Batch, None]:
         """Yield a snapshot, then every later change without a gap, for ever."""
         ...
 
@@ -140,8 +140,9 @@ class Mirror:
 
     async def follow(self, store: Store, prefix: str) -> None:
         """Keep the copy current, for ever."""
-        async for batch in store.watch(prefix):
-            self.apply(batch)
+        async with aclosing(store.watch(prefix)) as batches:
+            async for batch in batches:
+                self.apply(batch)
 
     def apply(self, batch: Batch) -> None:
         """Take the changes of one batch in."""

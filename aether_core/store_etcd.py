@@ -9,7 +9,8 @@ import asyncio
 import base64
 import json
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -90,7 +91,7 @@ class EtcdStore:
         answer = await self._write("kv/txn", body)
         return _revision(answer) if answer.get("succeeded") else None
 
-    async def watch(self, prefix: str) -> AsyncIterator[Batch]:
+    async def watch(self, prefix: str) -> AsyncGenerator[Batch, None]:
         revision = 0
         while True:
             try:
@@ -99,9 +100,10 @@ class EtcdStore:
                     revision = listing.revision
                     changes = tuple(Change(entry.key, entry) for entry in listing.entries)
                     yield Batch(changes, revision, is_snapshot=True)
-                async for batch in self._watch_from(prefix, revision + 1):
-                    revision = batch.revision
-                    yield batch
+                async with aclosing(self._watch_from(prefix, revision + 1)) as batches:
+                    async for batch in batches:
+                        revision = batch.revision
+                        yield batch
             except _Compacted:
                 revision = 0  # What lies between is gone from the history: list again.
             except AetherError as error:
@@ -132,7 +134,7 @@ class EtcdStore:
             if "compacted" not in error.message:
                 raise
 
-    async def _watch_from(self, prefix: str, revision: int) -> AsyncIterator[Batch]:
+    async def _watch_from(self, prefix: str, revision: int) -> AsyncGenerator[Batch, None]:
         request = {
             "create_request": {
                 "key": _encode(prefix),
@@ -141,22 +143,14 @@ class EtcdStore:
             }
         }
         seen = revision - 1
-        async for line in self._stream("watch", request):
-            if line is None:
-                if await self._is_behind(prefix, seen):
-                    raise NoQuorum("the watch is silent while the store moves on")
-                continue
-            result = line.get("result", {})
-            if "error" in line:
-                raise NoQuorum(f"watch ended: {line['error'].get('message', line['error'])}")
-            if int(result.get("compact_revision", 0)):
-                raise _Compacted
-            if result.get("canceled"):
-                raise NoQuorum(f"watch cancelled: {result.get('cancel_reason', 'no reason given')}")
-            events = result.get("events", [])
-            if events:
-                seen = _revision(result)
-                yield Batch(tuple(_change(event) for event in events), seen)
+        async with aclosing(self._stream("watch", request)) as lines:
+            async for line in lines:
+                if line is None:
+                    if await self._is_behind(prefix, seen):
+                        raise NoQuorum("the watch is silent while the store moves on")
+                elif changes := _watched(line):
+                    seen = _revision(line["result"])
+                    yield Batch(changes, seen)
 
     async def _is_behind(self, prefix: str, seen: int) -> bool:
         """Return whether something under `prefix` changed after revision `seen`."""
@@ -222,38 +216,28 @@ class EtcdStore:
 
     async def _stream(
         self, path: str, body: dict[str, Any]
-    ) -> AsyncIterator[dict[str, Any] | None]:
+    ) -> AsyncGenerator[dict[str, Any] | None, None]:
         """Yield the answer's JSON lines, and None after each PROGRESS_S of silence."""
         endpoint = self._endpoints[0]
+        client = self._client(endpoint)
+        request = client.build_request(
+            "POST",
+            f"{endpoint}/v3/{path}",
+            content=json.dumps(body),
+            headers=REQUIRE_LEADER,
+            timeout=httpx.Timeout(READ_TIMEOUT_S, read=None),
+        )
         try:
-            request = self._client(endpoint).stream(
-                "POST",
-                f"{endpoint}/v3/{path}",
-                content=json.dumps(body),
-                headers=REQUIRE_LEADER,
-                timeout=httpx.Timeout(READ_TIMEOUT_S, read=None),
-            )
-            async with request as response:
-                lines = response.aiter_lines()
-                pending: asyncio.Future[str] | None = None
-                try:
-                    while True:
-                        pending = pending or asyncio.ensure_future(anext(lines))
-                        done, _ = await asyncio.wait({pending}, timeout=PROGRESS_S)
-                        if not done:
-                            yield None
-                            continue
-                        line, pending = pending.result(), None
-                        if line:
-                            yield json.loads(line)
-                finally:
-                    if pending is not None:
-                        pending.cancel()
-        except StopAsyncIteration:
-            raise NoQuorum("the member closed the watch") from None
-        except httpx.HTTPError as error:
+            # The member answers at once that the watch exists; one that is paused says nothing.
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                response = await client.send(request, stream=True)
+            async with aclosing(_lines(response)) as lines:
+                async for line in lines:
+                    yield line
+        except (httpx.HTTPError, TimeoutError) as error:
             self._prefer_another(endpoint)
             raise NoQuorum(f"{endpoint}: {type(error).__name__} {error}".rstrip()) from error
+        raise NoQuorum("the member closed the watch")
 
     def _client(self, endpoint: str) -> httpx.AsyncClient:
         if endpoint not in self._clients:
@@ -278,6 +262,41 @@ class _Rejected(AetherError):
         super().__init__(str(error.get("message") if isinstance(error, dict) else error) or "?")
         # 400 to 499: the request itself is wrong (too large, no such lease, compacted).
         self.is_definite = 400 <= status < 500
+
+
+async def _lines(response: httpx.Response) -> AsyncGenerator[dict[str, Any] | None, None]:
+    """Yield a response's JSON lines, and None after each PROGRESS_S of silence."""
+    lines = response.aiter_lines()
+    pending: asyncio.Future[str] | None = None
+    try:
+        while True:
+            pending = pending or asyncio.ensure_future(anext(lines))
+            done, _ = await asyncio.wait({pending}, timeout=PROGRESS_S)
+            if not done:
+                yield None
+                continue
+            line, pending = pending.result(), None
+            if line:
+                yield json.loads(line)
+    except StopAsyncIteration:
+        return
+    finally:
+        if pending is not None:
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
+        await response.aclose()
+
+
+def _watched(line: dict[str, Any]) -> tuple[Change, ...]:
+    """Return the changes in one line of a watch. Errors: _Compacted, NoQuorum when it ended."""
+    if "error" in line:
+        raise NoQuorum(f"the watch ended: {line['error'].get('message', line['error'])}")
+    result = line.get("result", {})
+    if int(result.get("compact_revision", 0)):
+        raise _Compacted
+    if result.get("canceled"):
+        raise NoQuorum(f"the watch ended: {result.get('cancel_reason', 'no reason given')}")
+    return tuple(_change(event) for event in result.get("events", []))
 
 
 def _encode(text: str) -> str:

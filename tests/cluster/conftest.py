@@ -39,8 +39,8 @@ class Member:
         return f"http://127.0.0.1:{self.client_port}"
 
     def start(self) -> None:
-        log = (self.directory / f"{self.name}.log").open("ab")
-        self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        with (self.directory / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
 
     def kill(self) -> None:
         assert self.process is not None

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -91,6 +91,7 @@ async def test_a_watch_goes_on_without_a_gap_when_its_member_dies(
         assert not batch.is_snapshot
         seen += [change.key for change in batch.changes]
     assert seen == ["/w/2", "/w/3", "/w/4", "/w/5"]
+    await batches.aclose()
     await other.close()
 
 
@@ -111,7 +112,7 @@ async def test_a_watch_lists_again_after_a_compaction(
     await wait_for_quorum(members)
     await _until(mirror, lambda: mirror.entry("/aether/w/new") is not None)
     assert mirror.entry("/aether/w/old") is None
-    following.cancel()
+    await _end(following)
     await only_first.close()
     await other.close()
 
@@ -138,6 +139,7 @@ async def test_a_watch_on_a_member_that_is_cut_off_ends_and_finds_another(
     other = make_store(members[1:])
     await _commit_surely(other, Put("/c/1", b""))
     assert (await next_batch(batches)).changes[0].key == "/c/1"
+    await batches.aclose()
     await store.close()
     await other.close()
 
@@ -179,15 +181,15 @@ async def test_a_deposed_leader_writes_nothing(members: list[Member], store: Etc
         name, old_term = await terms.get()
     assert name == "one"
     assert await store.commit([Put("/aether/x", b"1")], compares=[old_term.fence])
-    first.cancel()  # Its lease is no longer kept alive: it runs out, like a paused process's.
+    await _end(first)  # Nobody keeps its lease alive: it runs out, like a paused process's.
     second = asyncio.ensure_future(stand("two"))
     async with asyncio.timeout(BOUND_S):
         name, new_term = await terms.get()
     assert name == "two"
     assert await store.commit([Put("/aether/x", b"2")], compares=[old_term.fence]) is None
     assert await store.commit([Put("/aether/x", b"3")], compares=[new_term.fence])
-    for task in (following, second):
-        task.cancel()
+    await _end(following)
+    await _end(second)
 
 
 async def _commit_surely(store: EtcdStore, write: Put | Delete) -> None:
@@ -202,8 +204,12 @@ async def _commit_surely(store: EtcdStore, write: Put | Delete) -> None:
                 return
 
 
-async def _until(mirror: Mirror, holds: "asyncio.Future[bool] | object") -> None:
-    assert callable(holds)
+async def _end(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _until(mirror: Mirror, holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(BOUND_S):
         with mirror.watching() as changed:
             while not holds():
