@@ -1,0 +1,205 @@
+"""`blueprint.toml`: which slices of which artifacts run, and how."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from aether_core.config import Document, Table, read_toml, validate
+from aether_core.errors import ConfigError
+from aether_core.model import ArtifactRecord, HealthCheck, InstanceSpec, Resources, Route
+
+SIZE_UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", value):
+        raise ValueError("must be a DNS label: a to z, 0 to 9 and '-', at most 63 characters")
+    return value
+
+
+def _artifact_reference(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*:[A-Za-z0-9][A-Za-z0-9._+-]*", value):
+        raise ValueError('must be "name:version"')
+    return value
+
+
+def _prefix(value: str) -> str:
+    if not value.startswith("/") or "?" in value or "#" in value:
+        raise ValueError('must be a path that begins with "/"')
+    return value if value == "/" else value.rstrip("/")
+
+
+def _host(value: str) -> str:
+    if value != "*" and not re.fullmatch(r"[A-Za-z0-9.-]+", value):
+        raise ValueError('must be a host name without port, or "*" for any')
+    return value.lower()
+
+
+def _size(value: Any) -> Any:
+    """Turn "256MiB" into bytes."""
+    if not isinstance(value, str):
+        return value  # From our own JSON, where sizes are bytes already.
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|TiB)", value)
+    if match is None:
+        raise ValueError('must be a number with KiB, MiB, GiB or TiB, such as "256MiB"')
+    return int(float(match[1]) * SIZE_UNITS[match[2]])
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Bytes = Annotated[int, BeforeValidator(_size), Field(json_schema_extra={"type": ["string"]})]
+Seconds = Annotated[float, Field(gt=0, le=86_400, strict=False)]
+
+
+class RouteTable(Table):
+    """Where requests for the slice come in."""
+
+    host: Annotated[str, AfterValidator(_host)] = "*"
+    prefix: Annotated[str, AfterValidator(_prefix)] = "/"
+
+
+class HealthTable(Table):
+    """An HTTP GET that answers 2xx or 3xx when an instance can take requests."""
+
+    path: Annotated[str, AfterValidator(_prefix)] = "/"
+    interval_s: Seconds = 1.0
+    timeout_s: Seconds = 1.0
+    healthy_after: Annotated[int, Field(ge=1, le=100)] = 1
+    unhealthy_after: Annotated[int, Field(ge=1, le=100)] = 3
+    start_s: Seconds = 30.0
+
+
+class ResourcesTable(Table):
+    """What each instance reserves on its node."""
+
+    cpu: Annotated[float, Field(ge=0, strict=False)] = 0.0
+    memory: Bytes = 0
+
+
+class ScaleTable(Table):
+    """The bounds of the slice's number of instances, which nobody may leave."""
+
+    min: Annotated[int, Field(ge=1)] = 1
+    max: Annotated[int, Field(ge=1)] = 10_000
+
+
+class SliceTable(Table):
+    """One slice."""
+
+    name: Name
+    artifact: Annotated[str, AfterValidator(_artifact_reference)]
+    instances: Annotated[int, Field(ge=1, le=10_000)] = 1
+    min_available: Annotated[int, Field(ge=0)] = 0
+    entry: str = ""
+    route: RouteTable | None = None
+    health: HealthTable = HealthTable()
+    env: dict[str, str] = Field(default_factory=dict)
+    scale: ScaleTable = ScaleTable()
+    resources: ResourcesTable = ResourcesTable()
+    drain_s: Annotated[float, Field(ge=0, le=86_400, strict=False)] = 30.0
+    grace_s: Annotated[float, Field(ge=0, le=86_400, strict=False)] = 10.0
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> "SliceTable":
+        if self.min_available > self.instances:
+            raise ValueError(
+                f"min_available {self.min_available} is more than instances {self.instances}"
+            )
+        if not self.scale.min <= self.instances <= self.scale.max:
+            raise ValueError(
+                f"instances {self.instances} is outside scale: {self.scale.min} to {self.scale.max}"
+            )
+        return self
+
+
+class HeadTable(Table):
+    """What the blueprint is called."""
+
+    name: Name
+    version: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class StrategyTable(Table, extra="allow"):
+    """How it is rolled out; all other keys are the strategy's own and checked by it."""
+
+    kind: str = "immediate"
+    deadline_s: Seconds = 300.0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Blueprint(Table):
+    """A whole `blueprint.toml`."""
+
+    blueprint: HeadTable
+    slices: Annotated[tuple[SliceTable, ...], Field(min_length=1, strict=False)]
+    strategy: StrategyTable = StrategyTable()
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> "Blueprint":
+        names = [piece.name for piece in self.slices]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"slice '{name}' is there twice")
+        taken: dict[tuple[str, str], str] = {}
+        for piece in self.slices:
+            if piece.route is not None:
+                where = (piece.route.host, piece.route.prefix)
+                if where in taken:
+                    raise ValueError(
+                        f"slices '{taken[where]}' and '{piece.name}' have the same route "
+                        f"{where[0]}{where[1]}"
+                    )
+                taken[where] = piece.name
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.blueprint.name
+
+    def routes(self) -> tuple[Route, ...]:
+        return tuple(
+            Route(piece.route.host, piece.route.prefix, piece.name)
+            for piece in self.slices
+            if piece.route is not None
+        )
+
+
+def read_blueprint(path: Path) -> Blueprint:
+    """Read and check a blueprint. Errors: ConfigError with every problem."""
+    return validate(read_toml(path), Blueprint)
+
+
+def parse_blueprint(document: dict[str, Any]) -> Blueprint:
+    """Check a blueprint that came as JSON. Errors: ConfigError."""
+    return validate(Document("blueprint", document, {}), Blueprint)
+
+
+def instance_spec(piece: SliceTable, artifact: ArtifactRecord) -> InstanceSpec:
+    """Return what a node needs to run one instance of the slice."""
+    if artifact.kind == "tar_gz" and not piece.entry:
+        raise ConfigError(
+            f"slice '{piece.name}' has no entry: a .tar.gz needs the command to start",
+            hint='entry = "bin/server --port $PORT"',
+        )
+    if artifact.kind == "whl" and not piece.entry:
+        raise ConfigError(
+            f"slice '{piece.name}' has no entry: a .whl needs what to start",
+            hint='entry = "module:app" for ASGI, or the name of a console script',
+        )
+    return InstanceSpec(
+        slice=piece.name,
+        version=artifact.version,
+        artifact=piece.artifact,
+        sha256=artifact.sha256,
+        kind=artifact.kind,
+        entry=piece.entry,
+        env=dict(sorted(piece.env.items())),
+        resources=Resources(piece.resources.cpu, piece.resources.memory),
+        health=HealthCheck(**piece.health.model_dump()),
+        drain_s=piece.drain_s,
+        grace_s=piece.grace_s,
+    )

@@ -1,0 +1,117 @@
+"""`cluster.toml`: what a cluster is made of."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, create_model, model_validator
+
+from aether_core.blueprint import Name
+from aether_core.config import Table, read_toml, resolve, validate
+from aether_core.model import Ports
+
+MAX_QUORUM = 5
+# Distance between two nodes' ports where all nodes share one host.
+SLOT_PORTS = 10
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class ClusterTable(Table):
+    """`quorum`: how many nodes run an etcd member; odd. Left out: at most five."""
+
+    name: Name
+    size: Annotated[int, Field(ge=1, le=1000)]
+    quorum: Annotated[int, Field(ge=1)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_quorum(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "quorum" not in values:
+            size = values.get("size")
+            if isinstance(size, int) and size >= 1:
+                return {**values, "quorum": min(MAX_QUORUM, size - (size + 1) % 2)}
+        return values
+
+    @model_validator(mode="after")
+    def _quorum_is_odd(self) -> "ClusterTable":
+        if self.quorum % 2 == 0 or self.quorum > self.size:
+            raise ValueError(
+                f"quorum {self.quorum} must be odd and at most the size, {self.size}; "
+                f"try: quorum = {min(MAX_QUORUM, self.size - (self.size + 1) % 2)}"
+            )
+        return self
+
+
+class CloudTable(Table):
+    """Where the machines come from."""
+
+    provider: str
+    region: str = ""
+    instance_type: str = ""
+
+
+class SecurityTable(Table):
+    """What every node's certificate is derived from; usually a `${secrets:...}` reference."""
+
+    cluster_secret: str = Field(repr=False)
+
+
+class NetworkTable(Table):
+    """The ports of the first node; where nodes share one host, the others' follow."""
+
+    api: Port = 7400
+    mesh: Port = 7401
+    inner: Port = 7402
+    etcd_client: Port = 7403
+    etcd_peer: Port = 7404
+    ingress: Port = 8080
+
+
+class ClusterConfig(Table):
+    """A whole `cluster.toml`, without the tables of plugins."""
+
+    cluster: ClusterTable
+    cloud: CloudTable
+    security: SecurityTable
+    network: NetworkTable = NetworkTable()
+
+
+def read_cluster_config(
+    path: Path, extra_tables: Mapping[str, type[BaseModel]] | None = None
+) -> ClusterConfig:
+    """Read and check a cluster configuration; placeholders stay as they are.
+
+    `extra_tables`: the tables that plugins declared, by name. Errors: ConfigError.
+    """
+    return validate(read_toml(path), config_model(extra_tables or {}))
+
+
+def config_model(extra_tables: Mapping[str, type[BaseModel]]) -> type[ClusterConfig]:
+    """Return the model of `cluster.toml` with the tables of the installed plugins."""
+    if not extra_tables:
+        return ClusterConfig
+    fields: dict[str, Any] = {name: (model | None, None) for name, model in extra_tables.items()}
+    return create_model("ClusterConfig", __base__=ClusterConfig, **fields)
+
+
+async def resolve_config(
+    config: ClusterConfig, get_secret: Callable[[str], Awaitable[str]]
+) -> ClusterConfig:
+    """Return the configuration with every placeholder replaced. Errors: ConfigError."""
+    values = await resolve(config.model_dump(exclude_none=True), get_secret, where="cluster.toml")
+    return type(config).model_validate(values)
+
+
+def ports(network: NetworkTable, slot: int, shares_host: bool) -> Ports:
+    """Return the ports of the node in `slot` (from 1)."""
+    far = (slot - 1) * SLOT_PORTS if shares_host else 0
+    near = slot - 1 if shares_host else 0
+    return Ports(
+        api=network.api + far,
+        ingress=network.ingress + near,
+        inner=network.inner + far,
+        mesh=network.mesh + far,
+        etcd_client=network.etcd_client + far,
+        etcd_peer=network.etcd_peer + far,
+    )
