@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 
 from aether_core import __version__, certs, etcd, plugins
-from aether_core.api.tokens import new_token
 from aether_core.boot import BOOT_FILE, Boot, Peer, Peers, write_private
 from aether_core.client import PeerClient
 from aether_core.clock import Clock
@@ -27,6 +26,7 @@ from aether_core.ingress import check_envoy
 from aether_core.journal import Journal
 from aether_core.model import NodeId, Ports, Resources, Role, encode, to_plain
 from aether_core.settings import Settings
+from aether_core.token import new_token, record_of
 
 # Each wait ends after this long; on two busy cores a cluster of five needs about ten seconds in all.
 STEP_TIMEOUT_S = 90.0
@@ -196,14 +196,13 @@ async def elect_leader(work: Work) -> str:
 
 async def initialise_store(work: Work) -> str:
     """Write the cluster, its nodes and the first token, once."""
-    token_path = work.state_dir / "admin-token"
-    if token_path.exists():  # Of a run that did not finish.
+    token_path, now = work.state_dir / "admin-token", work.clock.at()
+    if token_path.exists():  # Of a run that did not finish: the store may know it already.
         work.token = token_path.read_text()
-    text, record = new_token(
-        "bootstrap", Role.ADMIN, None, work.clock.at(), text=work.token or None
-    )
-    work.token = text
-    write_private(token_path, text.encode())
+        record = record_of(work.token, "bootstrap", Role.ADMIN, now=now)
+    else:
+        work.token, record = new_token("bootstrap", Role.ADMIN, now=now)
+        write_private(token_path, work.token.encode())
     body = {
         "cluster": _cluster_record(work),
         "token": to_plain(record),

@@ -1,0 +1,197 @@
+"""Talking to a node's API: for people (`Client`, bearer token) and for nodes (`PeerClient`, mTLS).
+
+One function turns an answer into a result or an error. A change carries a request id, so that it
+can be sent again when its answer was lost: a node that did it already answers what it answered.
+"""
+
+import json
+import ssl
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from aether_core import certs
+from aether_core.boot import Peer
+from aether_core.contexts import Context
+from aether_core.errors import AetherError, OutcomeUnknown, Unavailable, from_problem_document
+
+CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 60.0
+# How often a change whose answer was lost is sent again before its outcome is called unknown.
+REPEATS = 3
+REQUEST_HEADER = "X-Aether-Request"
+
+TIMEOUT = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class Client:
+    """A user's connection to a cluster: any node that answers will do."""
+
+    def __init__(self, context: Context) -> None:
+        self._endpoints = list(context.endpoints)
+        self._http = httpx.AsyncClient(
+            verify=certs.trusting(context.ca_pem),
+            headers={"Authorization": f"Bearer {context.token}"},
+            timeout=TIMEOUT,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._http.aclose()
+
+    async def get(self, path: str, **params: Any) -> Any:
+        """Read. Errors: what the node answered; Unavailable when no node does."""
+        wanted = {key: value for key, value in params.items() if value is not None}
+        return await self._ask("GET", path, params=wanted)
+
+    async def post(self, path: str, body: Any = None) -> Any:
+        """Change something. Errors: as `get`; OutcomeUnknown when no answer came."""
+        return await self._ask("POST", path, json=body)
+
+    async def delete(self, path: str) -> Any:
+        return await self._ask("DELETE", path)
+
+    async def put_stream(
+        self, path: str, chunks: AsyncIterator[bytes], headers: Mapping[str, str]
+    ) -> Any:
+        """Send a body that is not held in memory, once, to the first node that answers."""
+        for endpoint in list(self._endpoints):
+            try:
+                response = await self._http.put(endpoint + path, content=chunks, headers=headers)
+                return result(response)
+            except NOT_SENT:
+                self._demote(endpoint)
+            except httpx.HTTPError as error:
+                raise _unknown(error, endpoint) from error
+        raise self._nobody()
+
+    async def lines(self, path: str, **params: Any) -> AsyncGenerator[Any, None]:
+        """Yield the JSON lines of an answer that goes on. Errors: Unavailable when it breaks."""
+        wanted = {key: value for key, value in params.items() if value is not None}
+        for endpoint in list(self._endpoints):
+            try:
+                url = endpoint + path
+                async with self._http.stream("GET", url, params=wanted, timeout=None) as response:
+                    if response.is_error:
+                        await response.aread()
+                        result(response)
+                    async for line in response.aiter_lines():
+                        if line:
+                            yield json.loads(line)
+                    return
+            except NOT_SENT:
+                self._demote(endpoint)
+            except httpx.HTTPError as error:
+                raise Unavailable(f"the node at {endpoint} stopped answering: {error}") from error
+        raise self._nobody()
+
+    async def _ask(self, method: str, path: str, **request: Any) -> Any:
+        headers = {REQUEST_HEADER: uuid.uuid4().hex}
+        lost: OutcomeUnknown | None = None
+        for _ in range(REPEATS):
+            for endpoint in list(self._endpoints):
+                try:
+                    response = await self._http.request(
+                        method, endpoint + path, headers=headers, **request
+                    )
+                    return result(response)
+                except NOT_SENT:
+                    self._demote(endpoint)
+                except httpx.HTTPError as error:
+                    self._demote(endpoint)
+                    lost = _unknown(error, endpoint)
+            if lost is None:
+                break  # Nobody took it: there is nothing to find out.
+        raise lost or self._nobody()
+
+    def _demote(self, endpoint: str) -> None:
+        self._endpoints.remove(endpoint)
+        self._endpoints.append(endpoint)
+
+    def _nobody(self) -> Unavailable:
+        return Unavailable(
+            f"no node of the cluster answers: tried {', '.join(self._endpoints)}",
+            hint="are the nodes running? `aether cluster list` shows what this computer made",
+        )
+
+
+class PeerClient:
+    """A node's, or the bootstrap's, connection to other nodes."""
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self._http = httpx.AsyncClient(verify=tls, timeout=TIMEOUT, trust_env=False)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def get(self, peer: Peer, path: str) -> Any:
+        return await self._ask("GET", peer, path)
+
+    async def post(self, peer: Peer, path: str, body: Any) -> Any:
+        return await self._ask("POST", peer, path, json=body)
+
+    @asynccontextmanager
+    async def stream(
+        self, peer: Peer, path: str, *, offset: int = 0
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Read bytes from `offset` on. Errors: what the node answered; Unavailable."""
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        try:
+            url = _url(peer, path)
+            async with self._http.stream("GET", url, headers=headers) as response:
+                if response.is_error:
+                    await response.aread()
+                    result(response)
+                yield response.aiter_bytes()
+        except httpx.HTTPError as error:
+            raise Unavailable(f"node '{peer.node}' does not answer: {_words(error)}") from error
+
+    async def answers(self, url: str) -> bool:
+        """Return whether anything at all answers HTTP at `url`."""
+        try:
+            await self._http.get(url)
+        except httpx.HTTPError:
+            return False
+        return True
+
+    async def _ask(self, method: str, peer: Peer, path: str, **request: Any) -> Any:
+        try:
+            return result(await self._http.request(method, _url(peer, path), **request))
+        except NOT_SENT as error:
+            raise Unavailable(f"node '{peer.node}' does not answer: {_words(error)}") from error
+        except httpx.HTTPError as error:
+            raise _unknown(error, peer.node) from error
+
+
+def result(response: httpx.Response) -> Any:
+    """Return what a node answered. Errors: the one its problem document names, or AetherError."""
+    if response.is_success:
+        return response.json() if response.content else None
+    try:
+        document = response.json()
+        assert isinstance(document, dict)
+    except (ValueError, AssertionError):
+        raise AetherError(f"{response.url} answered {response.status_code}") from None
+    raise from_problem_document(document)
+
+
+def _url(peer: Peer, path: str) -> str:
+    return f"https://{peer.address}:{peer.ports.api}{path}"
+
+
+def _unknown(error: httpx.HTTPError, where: str) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"no answer from {where}: {_words(error)}; it may have been done or not",
+        hint="look before you repeat it: aether cluster status, aether deploy status",
+    )
+
+
+def _words(error: httpx.HTTPError) -> str:
+    return f"{type(error).__name__} {error}".rstrip()

@@ -1,0 +1,40 @@
+"""Tarballs: unpacked, then the command that the blueprint names."""
+
+import asyncio
+import shlex
+import tarfile
+from pathlib import Path
+from typing import ClassVar
+
+from aether_core.drivers import API_VERSION
+from aether_core.errors import IntegrityError
+from aether_core.model import InstanceSpec
+
+
+class TarballRuntime:
+    """`.tar.gz`: `entry` is a command line; a relative program is looked for in the tarball."""
+
+    api_version: ClassVar[int] = API_VERSION
+    suffix: ClassVar[str] = ".tar.gz"
+
+    async def prepare(self, artifact: Path, work_dir: Path, spec: InstanceSpec) -> None:
+        try:
+            await asyncio.to_thread(_unpack, artifact, work_dir)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise IntegrityError(
+                f"artifact '{spec.artifact}' cannot be unpacked: {error}"
+            ) from error
+
+    def command(self, artifact: Path, work_dir: Path, spec: InstanceSpec) -> list[str]:
+        program, *arguments = shlex.split(spec.entry)
+        inside = work_dir / program
+        # Through a shell, so that `$PORT` in the entry means what it says.
+        words = [shlex.quote(str(inside) if inside.exists() else program)]
+        words += [argument if "$" in argument else shlex.quote(argument) for argument in arguments]
+        return ["/bin/sh", "-c", f"exec {' '.join(words)}"]
+
+
+def _unpack(artifact: Path, work_dir: Path) -> None:
+    with tarfile.open(artifact, "r:gz") as archive:
+        # The filter refuses what would leave the directory, devices, and set-uid bits (PEP 706).
+        archive.extractall(work_dir, filter="data")

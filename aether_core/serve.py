@@ -1,0 +1,70 @@
+"""The door to uvicorn: serves the API over TLS inside the agent's own loop."""
+
+import asyncio
+import socket
+import ssl
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from aether_core.errors import AetherError
+
+GRACE_S = 5
+
+
+class PeerAwareProtocol(HttpToolsProtocol):
+    """Tells the application whose verified certificate the client showed."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        tls: Any = self.transport.get_extra_info("ssl_object")
+        self.scope["extensions"] = {"aether.peer": tls.getpeercert() if tls else None}
+
+
+class _Server(uvicorn.Server):
+    def install_signal_handlers(self) -> None:
+        """Signals belong to the agent."""
+
+
+async def serve(app: Any, host: str, port: int, tls: ssl.SSLContext) -> None:
+    """Answer until cancelled. Errors: AetherError when the port is taken."""
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        app,
+        http=PeerAwareProtocol,
+        ws="none",
+        loop="none",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=GRACE_S,
+        server_header=False,
+    )
+    config.load()
+    config.ssl = tls  # Our own context, so that its certificate can be replaced while it serves.
+    config.loaded = True
+    server = _Server(config)
+    serving = asyncio.ensure_future(server._serve([listener]))
+    try:
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        server.should_exit = True
+        await serving
+        raise
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise AetherError(
+            f"the API cannot listen on {host}:{port}: {error.strerror or error}",
+            hint=f"stop what listens there, or choose another [network] api than {port}",
+        ) from error
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
