@@ -22,6 +22,7 @@ class Boot:
 
     cluster: str
     node: NodeId
+    provider: str
     ports: Ports
     bind: str  # The address its servers listen on: loopback when all nodes share a host.
     is_core: bool

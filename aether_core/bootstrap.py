@@ -179,7 +179,7 @@ async def form_consensus(work: Work) -> str:
     body = to_plain(work.peers)
     for peer in work.peers.peers:
         await work.client.post(peer, "/v1/bootstrap/join", body)
-    await _each_node(work, lambda peer, s: s["member"] == "running" or not peer.is_core)
+    await _each_node(work, lambda peer, status: status["has_peers"])
     return f"{sum(peer.is_core for peer in work.peers.peers)} members"
 
 
@@ -315,6 +315,7 @@ def _machine_specs(work: Work, *, secret: str | None = None) -> list[MachineSpec
             boot = Boot(
                 cluster=work.name,
                 node=node,
+                provider=work.config.cloud.provider,
                 ports=_ports(work, slot),
                 bind="127.0.0.1" if shares_host else "0.0.0.0",  # noqa: S104  VMs have a firewall.
                 is_core=is_core,

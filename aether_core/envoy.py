@@ -8,11 +8,11 @@ only. Sources: Envoy 1.40 v3 API reference; RFC 9110, 9.2.2 for what is idempote
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aether_core.certs import CA_FILE, CERT_FILE, KEY_FILE, node_uri
+from aether_core.certs import node_uri
 from aether_core.model import (
     WHOLE_SHARE_BP,
     Assignment,
@@ -60,8 +60,9 @@ class World:
     node: NodeId
     bind: str
     live_dir: Path  # Where Envoy reads the documents.
-    certs_dir: Path
-    certs_version: str
+    ca_file: Path
+    certificate_pem: str
+    key_pem: str = field(repr=False)
     nodes: Mapping[NodeId, NodeRecord]
     routes: RouteTable
     fleets: tuple[Fleet, ...]
@@ -452,7 +453,7 @@ def _tls(kind: str, world: World) -> Json:
                 {"name": "node", "sds_config": _from_file(world.live_dir / "sds.json")}
             ],
             "validation_context": {
-                "trusted_ca": {"filename": str(world.certs_dir / CA_FILE)},
+                "trusted_ca": {"filename": str(world.ca_file)},
                 "match_typed_subject_alt_names": [
                     {
                         "san_type": "URI",
@@ -472,8 +473,9 @@ def _node_secret(world: World) -> Json:
         "@type": TYPE + "extensions.transport_sockets.tls.v3.Secret",
         "name": "node",
         "tls_certificate": {
-            "certificate_chain": {"filename": str(world.certs_dir / CERT_FILE)},
-            "private_key": {"filename": str(world.certs_dir / KEY_FILE)},
+            # Inline, so that a renewed certificate is a new document, which Envoy then reads.
+            "certificate_chain": {"inline_string": world.certificate_pem},
+            "private_key": {"inline_string": world.key_pem},
         },
     }
 

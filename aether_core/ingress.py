@@ -182,7 +182,9 @@ class Ingress:
     def _write(self, name: str, resources: list[Any]) -> None:
         body = json.dumps({"version_info": _digest(resources), "resources": resources})
         aside = self._dir / f"{name}.new"
-        aside.write_text(body)
+        # Private: one of the files holds the node's key.
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(body)
         aside.rename(self.live_dir / name)
 
     async def _confirm(self, files: dict[str, list[Any]]) -> None:

@@ -13,6 +13,7 @@ from aether_core.clock import Clock
 from aether_core.deployment import Deployment
 from aether_core.election import Term, changed_or
 from aether_core.errors import Unavailable
+from aether_core.lifecycle import admit
 from aether_core.model import (
     Assignment,
     Fleet,
@@ -63,12 +64,25 @@ class Leader:
 
     async def turn(self) -> bool:
         """Decide once; return whether anything was written."""
-        has_written = False
+        has_written = await self._admit()
         for deployment in self._active():
             taken = step(deployment, self.sight())
             if taken is not None:
                 has_written |= await self._take(deployment, taken)
         return await self._place() or has_written
+
+    async def _admit(self) -> bool:
+        """Put joining nodes on duty."""
+        mirror, has_written = self.mirror, False
+        for record in mirror.all(NodeRecord, keys.NODES):
+            status = mirror.get(NodeStatus, keys.node_status(record.id))
+            ingress = mirror.get(IngressStatus, keys.ingress_status(record.id))
+            admitted = admit(record, status, ingress, at=self.clock.at())
+            if admitted is not None:
+                key = keys.node(record.id)
+                compare = Compare(key, modified=mirror.modified(key))
+                has_written |= await self._commit([put(key, admitted)], [compare]) is not None
+        return has_written
 
     def _active(self) -> list[Deployment]:
         ids = self.mirror.all(str, keys.ACTIVE)
@@ -120,7 +134,7 @@ class Leader:
             self._seats(lost),
             {name: record.next_ordinal for name, record in records.items()},
         )
-        writes = [*_placing_writes(placing, records), *self._forget(lost)]
+        writes = [*_placing_writes(placing, records), *self._forget(lost), *self._sweep(fleets)]
         for start in range(0, len(writes), MAX_OPERATIONS):
             await self._commit(writes[start : start + MAX_OPERATIONS], [])
         return bool(writes)
@@ -147,6 +161,15 @@ class Leader:
         absent = {r.id for r in self.mirror.all(NodeRecord, keys.NODES)} - live
         self._absent_since_s = {n: self._absent_since_s.get(n, now_s) for n in absent}
         return {n for n, since_s in self._absent_since_s.items() if now_s - since_s >= LOST_AFTER_S}
+
+    def _sweep(self, fleets: list[Fleet]) -> list[Delete]:
+        """Return the removal of fleets that want no instance, have none and get no traffic."""
+        table = self.mirror.get(RouteTable, keys.ROUTES) or RouteTable()
+        used = {fleet for shares in table.shares.values() for fleet in shares}
+        used |= {s.fleet for s in self.mirror.all(InstanceStatus, keys.INSTANCE_STATUSES)}
+        used |= {a.fleet for a in self.mirror.all(Assignment, keys.INSTANCES)}
+        idle = [fleet.id for fleet in fleets if not fleet.instances and fleet.id not in used]
+        return [Delete(keys.fleet(name)) for name in idle]
 
     def _forget(self, lost: set[NodeId]) -> list[Delete]:
         seen = {s.node for s in self.mirror.all(InstanceStatus, keys.INSTANCE_STATUSES)}

@@ -108,7 +108,7 @@ def _await_routes(deployment: Deployment, sight: Sight) -> Step | None:
     """ROUTING: every Envoy answers with the new shares; then the old fleets may go."""
     if not _is_confirmed(sight.routes_revision, sight):
         return None
-    writes = tuple(Delete(keys.fleet(fleet.id)) for fleet in _ending(deployment))
+    writes = tuple(put(keys.fleet(old.id), _emptied(old)) for old in _ending(deployment))
     why = "every node routes to the new version" if writes else "nothing old is left"
     return Step(move(deployment, S.DRAINING, at=sight.at, why=why), writes)
 
@@ -166,10 +166,7 @@ def _fail(deployment: Deployment, sight: Sight, *, why: str) -> Step:
     started = [c.new for c in deployment.changes if c.new is not None]
     kept = {c.old.id: c.old for c in deployment.changes if c.old is not None}
     undo: list[Put | Delete] = [
-        put(keys.fleet(fleet.id), kept[fleet.id])
-        if fleet.id in kept
-        else Delete(keys.fleet(fleet.id))
-        for fleet in started
+        put(keys.fleet(fleet.id), kept.get(fleet.id) or _emptied(fleet)) for fleet in started
     ]
     unhealthy = _not_ready([fleet.id for fleet in started], sight)
     failed = move(deployment, S.FAILED, at=sight.at, why=why)
@@ -186,6 +183,11 @@ def _closing(deployment: Deployment, *, landed: bool) -> tuple[Put | Delete, ...
         gone = [Delete(keys.slice_record(change.slice)) for change in deployment.changes]
         return (over, Delete(keys.blueprint(deployment.blueprint)), *gone)
     return (over, put(keys.blueprint(deployment.blueprint), deployment.document))
+
+
+def _emptied(fleet: Fleet) -> Fleet:
+    """Return the fleet without instances: Envoy knows it until the last one is gone."""
+    return replace(fleet, instances=0)
 
 
 def _ending(deployment: Deployment) -> list[Fleet]:

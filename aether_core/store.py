@@ -172,6 +172,11 @@ class Mirror:
         """Return the key as it was last seen."""
         return self._families.get(keys.family(key), {}).get(key)
 
+    def under(self, prefix: str) -> list[Entry]:
+        """Return the entries under `prefix`, in key order."""
+        family = self._families.get(keys.family(prefix), {})
+        return [entry for key, entry in sorted(family.items()) if key.startswith(prefix)]
+
     def modified(self, key: str) -> int:
         """Return the revision that last wrote the key; 0: it does not exist."""
         entry = self.entry(key)
@@ -188,12 +193,11 @@ class Mirror:
         A value that is not a `kind` is left out and logged: one bad record must not stop the rest.
         """
         values = []
-        for key, entry in sorted(self._families.get(keys.family(prefix), {}).items()):
-            if key.startswith(prefix):
-                try:
-                    values.append(self._value(kind, entry))
-                except IntegrityError as error:
-                    logger.error("left out '{}': {}", key, error)
+        for entry in self.under(prefix):
+            try:
+                values.append(self._value(kind, entry))
+            except IntegrityError as error:
+                logger.error("left out '{}': {}", entry.key, error)
         return values
 
     def _value(self, kind: type[T], entry: Entry) -> T:
