@@ -1,4 +1,4 @@
-"""The node agent: one process whose body is the list of its loops. `python -m aether_core.agent DIR`.
+"""The node agent, `python -m aether_core.agent DIR`: a process whose body is a list of loops.
 
 What serves requests (Envoy, instances) and what keeps state (etcd) are processes of their own: when
 the agent is killed they go on, and the next agent takes them over.
@@ -351,7 +351,7 @@ def _surroundings(agent: Agent) -> Surroundings:
         runtime=lambda kind: plugins.load_driver("aether.runtimes", kind)(),
         resolve=resolve_env,
         wait_idle=agent.wait_idle,
-        report=lambda status: agent.workload.report(status),
+        report=lambda status: agent.workload.report(status),  # noqa: PLW0108  Made after this.
     )
 
 

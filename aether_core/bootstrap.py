@@ -28,7 +28,7 @@ from aether_core.model import NodeId, Ports, Resources, Role, encode, to_plain
 from aether_core.settings import Settings
 from aether_core.token import new_token, record_of
 
-# Each wait ends after this long; on two busy cores a cluster of five needs about ten seconds in all.
+# Each step ends after this long; on two busy cores a cluster of five needs a tenth of it.
 STEP_TIMEOUT_S = 90.0
 POLL_S = 0.05
 CONFIG_FILE = "cluster.toml"

@@ -13,6 +13,7 @@ from aether_core.clock import Clock
 from aether_core.deployment import Deployment
 from aether_core.election import Term, changed_or
 from aether_core.errors import Unavailable
+from aether_core.landscape import live_nodes, seats
 from aether_core.lifecycle import admit
 from aether_core.model import (
     Assignment,
@@ -21,13 +22,11 @@ from aether_core.model import (
     InstanceStatus,
     NodeId,
     NodeRecord,
-    NodeState,
     NodeStatus,
-    Resources,
     RouteTable,
     SliceRecord,
 )
-from aether_core.placement import Placing, Seat, place
+from aether_core.placement import Placing, place
 from aether_core.rollout import Sight, Step, step
 from aether_core.store import MAX_OPERATIONS, Compare, Delete, Mirror, Put, Store, put
 
@@ -105,7 +104,7 @@ class Leader:
             },
             routes=mirror.get(RouteTable, keys.ROUTES) or RouteTable(),
             routes_revision=routes.modified if routes else 0,
-            confirmed={node: ingress.get(node, 0) for node in sorted(self._live())},
+            confirmed={node: ingress.get(node, 0) for node in sorted(live_nodes(self.mirror))},
         )
 
     async def _take(self, before: Deployment, taken: Step) -> bool:
@@ -131,7 +130,7 @@ class Leader:
         placing = place(
             fleets,
             assignments,
-            self._seats(lost),
+            seats(self.mirror, lost=frozenset(lost)),
             {name: record.next_ordinal for name, record in records.items()},
         )
         writes = [*_placing_writes(placing, records), *self._forget(lost), *self._sweep(fleets)]
@@ -139,25 +138,9 @@ class Leader:
             await self._commit(writes[start : start + MAX_OPERATIONS], [])
         return bool(writes)
 
-    def _seats(self, lost: set[NodeId]) -> list[Seat]:
-        live = self._live()
-        statuses = {s.id: s for s in self.mirror.all(NodeStatus, keys.NODE_STATUSES)}
-        seats = []
-        for record in self.mirror.all(NodeRecord, keys.NODES):
-            if record.id in lost or record.state == NodeState.DECOMMISSIONED:
-                continue
-            is_open = record.id in live and record.state == NodeState.ON_DUTY
-            status = statuses.get(record.id)
-            capacity = status.capacity if status else Resources()
-            seats.append(Seat(record.id, capacity, is_open=is_open))
-        return seats
-
-    def _live(self) -> set[NodeId]:
-        return {status.id for status in self.mirror.all(NodeStatus, keys.NODE_STATUSES)}
-
     def _lost(self) -> set[NodeId]:
         """Return the nodes that have been absent for longer than the grace period."""
-        now_s, live = self.clock.now_s(), self._live()
+        now_s, live = self.clock.now_s(), live_nodes(self.mirror)
         absent = {r.id for r in self.mirror.all(NodeRecord, keys.NODES)} - live
         self._absent_since_s = {n: self._absent_since_s.get(n, now_s) for n in absent}
         return {n for n, since_s in self._absent_since_s.items() if now_s - since_s >= LOST_AFTER_S}

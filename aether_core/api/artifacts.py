@@ -1,0 +1,199 @@
+"""/v1/artifacts, /v1/uploads, /v1/blobs: immutable versions, acknowledged when they are safe."""
+
+import asyncio
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import FileResponse
+
+from aether_core import keys
+from aether_core.api.auth import Caller, get_node, require, require_node
+from aether_core.artifacts import COPIES, choose_holders, copies_of
+from aether_core.errors import Conflict, NotFound, Refused, Unavailable
+from aether_core.landscape import live_nodes
+from aether_core.model import (
+    ArtifactRecord,
+    ArtifactState,
+    Fleet,
+    NodeId,
+    Role,
+    to_plain,
+)
+from aether_core.node import Node
+from aether_core.store import Compare, Delete, Mirror, put
+
+router = APIRouter(prefix="/v1", tags=["artifacts"])
+
+REPLICATION_TIMEOUT_S = 300.0
+DISK_RESERVE_BYTES = 64 * 1024**2
+
+Sha256 = Annotated[str, Query(pattern="^[0-9a-f]{64}$")]
+
+
+@router.get("/artifacts")
+async def list_artifacts(
+    _: Annotated[Caller, require(Role.VIEWER)], node: Annotated[Node, Depends(get_node)]
+) -> dict[str, Any]:
+    """Every version of every artifact."""
+    mirror = await node.fresh()
+    records = mirror.all(ArtifactRecord, keys.ARTIFACTS)
+    return {"artifacts": [_shown(record, mirror) for record in records]}
+
+
+@router.get("/artifacts/{name}/{version}")
+async def show(
+    name: str,
+    version: str,
+    _: Annotated[Caller, require(Role.VIEWER)],
+    node: Annotated[Node, Depends(get_node)],
+) -> dict[str, Any]:
+    """One version: its digest and which nodes hold it."""
+    mirror = await node.fresh()
+    return _shown(_record(mirror, name, version), mirror)
+
+
+@router.get("/uploads/{sha256}")
+async def upload_state(
+    sha256: str,
+    _: Annotated[Caller, require(Role.OPERATOR)],
+    node: Annotated[Node, Depends(get_node)],
+) -> dict[str, Any]:
+    """How many bytes this node has: where an upload goes on."""
+    return {"received": node.blobs.received(sha256), "whole": node.blobs.has(sha256)}
+
+
+@router.put("/artifacts/{name}/{version}")
+async def upload(  # noqa: PLR0913  Each is one part of the request.
+    name: str,
+    version: str,
+    request: Request,
+    caller: Annotated[Caller, require(Role.OPERATOR)],
+    node: Annotated[Node, Depends(get_node)],
+    kind: Annotated[str, Query(pattern="^[a-z_]+$")],
+    sha256: Sha256,
+    size_bytes: Annotated[int, Query(ge=1)],
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> dict[str, Any]:
+    """Take an artifact's bytes from `offset` on; answer when enough nodes have them on disk."""
+    mirror = await node.fresh()
+    wanted = ArtifactRecord(
+        name=name,
+        version=version,
+        kind=kind,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        state=ArtifactState.STAGED,
+        holders=choose_holders([node.id], live_nodes(mirror), sha256),
+        created_at=node.clock.at(),
+        by=caller.name,
+    )
+    known = mirror.get(ArtifactRecord, keys.artifact(name, version))
+    _refuse_other_bytes(known, wanted)
+    if known is not None and known.state == ArtifactState.STORED:
+        return _shown(known, mirror) | {"uploaded": False}
+    free_bytes = node.blobs.free_bytes()
+    if size_bytes - offset + DISK_RESERVE_BYTES > free_bytes:
+        raise Refused(f"node '{node.id}' has {free_bytes} bytes free, {size_bytes} are needed")
+    # Announced before the bytes come: what no record names is swept away.
+    await _put_record(node, wanted)
+    await node.blobs.receive(sha256, size_bytes, offset, request.stream())
+    stored = await _replicated(node, wanted)
+    return _shown(stored, node.mirror) | {"uploaded": True}
+
+
+@router.delete("/artifacts/{name}/{version}")
+async def delete(
+    name: str,
+    version: str,
+    _: Annotated[Caller, require(Role.OPERATOR)],
+    node: Annotated[Node, Depends(get_node)],
+) -> dict[str, Any]:
+    """Forget a version that nothing runs; the nodes remove its bytes."""
+    mirror = await node.fresh()
+    record = _record(mirror, name, version)
+    users = [f.id for f in mirror.all(Fleet, keys.FLEETS) if f.spec.sha256 == record.sha256]
+    if users:
+        raise Refused(f"artifact '{name}:{version}' is used by {', '.join(users)}")
+    key = keys.artifact(name, version)
+    compare = Compare(key, modified=mirror.modified(key))
+    if await node.joined_store().commit([Delete(key)], compares=[compare]) is None:
+        raise Conflict(f"artifact '{name}:{version}' changed meanwhile")
+    return {"deleted": f"{name}:{version}"}
+
+
+@router.get("/blobs/{sha256}")
+async def blob(
+    sha256: str,
+    _: Annotated[NodeId, require_node()],
+    node: Annotated[Node, Depends(get_node)],
+) -> FileResponse:
+    """The bytes themselves, for other nodes; ranges are honoured."""
+    if not node.blobs.has(sha256):
+        raise NotFound(f"node '{node.id}' does not have {sha256[:12]}")
+    return FileResponse(node.blobs.path(sha256), media_type="application/octet-stream")
+
+
+async def _put_record(node: Node, record: ArtifactRecord) -> None:
+    key = keys.artifact(record.name, record.version)
+    compare = Compare(key, modified=node.mirror.modified(key))
+    revision = await node.joined_store().commit([put(key, record)], compares=[compare])
+    if revision is None:
+        raise Conflict(f"artifact '{record.name}:{record.version}' is being uploaded by another")
+    await node.mirror.reach(revision)
+
+
+async def _replicated(node: Node, record: ArtifactRecord) -> ArtifactRecord:
+    """Wait until enough nodes hold it, then say so in the store."""
+    mirror, key = node.mirror, keys.artifact(record.name, record.version)
+    try:
+        async with asyncio.timeout(REPLICATION_TIMEOUT_S):
+            with mirror.watching() as changed:
+                while True:
+                    live = live_nodes(mirror)
+                    have = copies_of(mirror, record.sha256)
+                    if len(have) >= min(COPIES, len(live)):
+                        break
+                    if not set(record.holders) <= live:  # One died meanwhile: another steps in.
+                        holders = choose_holders(record.holders, live, record.sha256)
+                        record = replace(record, holders=holders)
+                        await _put_record(node, record)
+                    await changed.wait()
+                    changed.clear()
+    except TimeoutError:
+        raise Unavailable(
+            f"artifact '{record.name}:{record.version}' is on "
+            f"{len(copies_of(mirror, record.sha256))} of {COPIES} nodes and not acknowledged",
+            hint="upload it again: what is there is not sent twice",
+        ) from None
+    stored = replace(record, state=ArtifactState.STORED)
+    compare = Compare(key, modified=mirror.modified(key))
+    revision = await node.joined_store().commit([put(key, stored)], compares=[compare])
+    if revision is None:
+        current = mirror.get(ArtifactRecord, key)
+        if current is None or current.sha256 != record.sha256:
+            raise Conflict(f"artifact '{record.name}:{record.version}' changed meanwhile")
+        return current
+    await mirror.reach(revision)
+    return stored
+
+
+def _refuse_other_bytes(known: ArtifactRecord | None, wanted: ArtifactRecord) -> None:
+    """A version that was acknowledged never changes; one that never was may begin anew."""
+    if known is not None and known.state == ArtifactState.STORED and known.sha256 != wanted.sha256:
+        raise Conflict(
+            f"artifact '{wanted.name}:{wanted.version}' exists with other bytes: "
+            f"SHA-256 {known.sha256[:12]}, not {wanted.sha256[:12]}",
+            hint="versions never change: upload it as a new version",
+        )
+
+
+def _record(mirror: Mirror, name: str, version: str) -> ArtifactRecord:
+    record = mirror.get(ArtifactRecord, keys.artifact(name, version))
+    if record is None:
+        raise NotFound(f"artifact '{name}:{version}' not found")
+    return record
+
+
+def _shown(record: ArtifactRecord, mirror: Mirror) -> dict[str, Any]:
+    return {**to_plain(record), "copies": copies_of(mirror, record.sha256)}

@@ -1,0 +1,213 @@
+"""What a blueprint would change, decided before anything is: pure. `--dry-run` prints it."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from aether_core.blueprint import Blueprint, SliceTable, instance_spec
+from aether_core.drivers import SliceChange
+from aether_core.errors import ConfigError, Problem, Refused
+from aether_core.model import (
+    ArtifactRecord,
+    ArtifactState,
+    Assignment,
+    Fleet,
+    FleetId,
+    NodeId,
+    Resources,
+    Route,
+    RouteTable,
+    SliceRecord,
+    fleet_id,
+)
+from aether_core.placement import Seat, place
+
+MIB = 1024**2
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """What a plan is made against, as of `revision`."""
+
+    revision: int
+    artifacts: Mapping[str, ArtifactRecord]  # By "name:version".
+    fleets: Mapping[FleetId, Fleet]
+    slices: Mapping[str, SliceRecord]
+    routes: RouteTable
+    assignments: tuple[Assignment, ...]
+    seats: tuple[Seat, ...]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What instances reserve on a node, once old and new ones run side by side."""
+
+    node: NodeId
+    instances: int
+    reserved: Resources
+    capacity: Resources
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`starts` and `stops`: fleet to the nodes its instances start or stop on."""
+
+    blueprint: str
+    version: str
+    revision: int
+    changes: tuple[SliceChange, ...]
+    routes: tuple[Route, ...]
+    starts: dict[FleetId, tuple[NodeId, ...]]
+    stops: dict[FleetId, tuple[NodeId, ...]]
+    keeps: tuple[FleetId, ...]
+    peak: tuple[Load, ...]
+
+
+def plan_deployment(blueprint: Blueprint, land: Landscape) -> Plan:
+    """Return what deploying does. Errors: ConfigError, Refused with every reason at once."""
+    _refuse_missing_artifacts(blueprint, land)
+    _refuse_taken_names(blueprint, land)
+    changes = [_change(piece, blueprint.name, land) for piece in blueprint.slices]
+    wanted = {piece.name for piece in blueprint.slices}
+    for record in land.slices.values():
+        if record.blueprint == blueprint.name and record.name not in wanted:
+            changes.append(SliceChange(record.name, _serving(record.name, land), None))
+    return _plan(
+        blueprint.name, blueprint.blueprint.version, tuple(changes), blueprint.routes(), land
+    )
+
+
+def plan_removal(name: str, land: Landscape) -> Plan:
+    """Return what removing a blueprint does."""
+    changes = tuple(
+        SliceChange(record.name, _serving(record.name, land), None)
+        for record in land.slices.values()
+        if record.blueprint == name
+    )
+    return _plan(name, "", changes, (), land)
+
+
+def _plan(
+    name: str,
+    version: str,
+    changes: tuple[SliceChange, ...],
+    routes: tuple[Route, ...],
+    land: Landscape,
+) -> Plan:
+    fleets = dict(land.fleets)
+    fleets |= {change.new.id: change.new for change in changes if change.new is not None}
+    ordinals = {record.name: record.next_ordinal for record in land.slices.values()}
+    placing = place(fleets.values(), land.assignments, land.seats, ordinals)
+    if placing.unplaced:
+        raise Refused(_no_room(placing.unplaced, fleets, land))
+    ending = {
+        change.old.id: change.old
+        for change in changes
+        if change.old is not None and (change.new is None or change.new.id != change.old.id)
+    }
+    peak = [*(a for a in land.assignments if a not in placing.remove), *placing.add]
+    return Plan(
+        blueprint=name,
+        version=version,
+        revision=land.revision,
+        changes=changes,
+        routes=routes,
+        starts=_nodes_by_fleet(placing.add),
+        stops=_nodes_by_fleet(
+            [*(a for a in land.assignments if a.fleet in ending), *placing.remove]
+        ),
+        keeps=tuple(c.new.id for c in changes if c.new and c.old and c.new.id == c.old.id),
+        peak=_loads(peak, fleets, land.seats),
+    )
+
+
+def _change(piece: SliceTable, blueprint: str, land: Landscape) -> SliceChange:
+    record = land.slices.get(piece.name)
+    pinned = record.pinned if record else None
+    spec = instance_spec(piece, land.artifacts[piece.artifact])
+    new = Fleet(fleet_id(spec), blueprint, spec, pinned or piece.instances, piece.min_available)
+    old = _serving(piece.name, land)
+    return SliceChange(piece.name, old, new)
+
+
+def _serving(name: str, land: Landscape) -> Fleet | None:
+    """Return the fleet that has the slice's traffic."""
+    shares = land.routes.shares.get(name, {})
+    return next((land.fleets[fleet] for fleet in shares if fleet in land.fleets), None)
+
+
+def _refuse_missing_artifacts(blueprint: Blueprint, land: Landscape) -> None:
+    problems = []
+    for number, piece in enumerate(blueprint.slices, start=1):
+        record = land.artifacts.get(piece.artifact)
+        if record is None or record.state != ArtifactState.STORED:
+            name = piece.artifact.partition(":")[0]
+            versions = [key for key in land.artifacts if key.partition(":")[0] == name]
+            there = f"; there is {', '.join(sorted(versions))}" if versions else ""
+            reason = f"artifact '{piece.artifact}' is not in the cluster{there}"
+            hint = "aether artifact upload FILE"
+            key = f"slices[{number}].artifact"
+            problems.append(Problem(f"blueprint '{blueprint.name}'", 0, key, reason, hint))
+    if problems:
+        raise ConfigError(f"blueprint '{blueprint.name}' cannot run", problems=tuple(problems))
+
+
+def _refuse_taken_names(blueprint: Blueprint, land: Landscape) -> None:
+    for piece in blueprint.slices:
+        record = land.slices.get(piece.name)
+        if record is not None and record.blueprint != blueprint.name:
+            raise Refused(
+                f"slice '{piece.name}' belongs to blueprint '{record.blueprint}'",
+                hint="give it another name",
+            )
+    others = {
+        (route.host, route.prefix): route.slice
+        for route in land.routes.routes
+        if land.slices[route.slice].blueprint != blueprint.name
+    }
+    for route in blueprint.routes():
+        taken = others.get((route.host, route.prefix))
+        if taken is not None:
+            raise Refused(
+                f"route {route.host}{route.prefix} of slice '{route.slice}' is taken by slice "
+                f"'{taken}' of blueprint '{land.slices[taken].blueprint}'",
+                hint="choose another host or prefix",
+            )
+
+
+def _no_room(
+    unplaced: Mapping[FleetId, int], fleets: Mapping[FleetId, Fleet], land: Landscape
+) -> str:
+    parts = []
+    for name, count in unplaced.items():
+        need = fleets[name].spec.resources
+        parts.append(
+            f"{count} of {fleets[name].instances} instances of '{name}' find no node with "
+            f"{need.cpu:g} cores and {need.memory_bytes // MIB} MiB free"
+        )
+    nodes = [seat for seat in land.seats if seat.is_open]
+    total = sum(seat.capacity.memory_bytes for seat in nodes) // MIB
+    return f"{'; '.join(parts)}; {len(nodes)} nodes have {total} MiB in all"
+
+
+def _nodes_by_fleet(assignments: Iterable[Assignment]) -> dict[FleetId, tuple[NodeId, ...]]:
+    found: dict[FleetId, tuple[NodeId, ...]] = {}
+    for assignment in assignments:
+        found[assignment.fleet] = (*found.get(assignment.fleet, ()), assignment.node)
+    return {fleet: tuple(sorted(nodes)) for fleet, nodes in sorted(found.items())}
+
+
+def _loads(
+    assignments: Iterable[Assignment], fleets: Mapping[FleetId, Fleet], seats: Iterable[Seat]
+) -> tuple[Load, ...]:
+    loads = {seat.node: Load(seat.node, 0, Resources(), seat.capacity) for seat in seats}
+    counted = Counter((a.node, a.fleet) for a in assignments if a.fleet in fleets)
+    for (node, fleet), count in counted.items():
+        if node in loads:
+            need, load = fleets[fleet].spec.resources, loads[node]
+            reserved = Resources(
+                load.reserved.cpu + count * need.cpu,
+                load.reserved.memory_bytes + count * need.memory_bytes,
+            )
+            loads[node] = replace(load, instances=load.instances + count, reserved=reserved)
+    return tuple(loads[node] for node in sorted(loads))
