@@ -8,6 +8,7 @@ import asyncio
 import os
 import shutil
 import signal
+import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -104,8 +105,8 @@ class Agent:
 
     node: Node
     authority: certs.Authority
-    server_tls: certs.ssl.SSLContext
-    client_tls: certs.ssl.SSLContext
+    server_tls: ssl.SSLContext
+    client_tls: ssl.SSLContext
     etcd_program: Path | None
     presence: Presence = field(init=False)
     workload: Workload = field(init=False)

@@ -20,11 +20,12 @@ from aether_core.client import PeerClient
 from aether_core.clock import Clock
 from aether_core.cluster_config import ClusterConfig, ports, read_cluster_config, resolve_config
 from aether_core.contexts import Context, remove_context, save_context
-from aether_core.drivers import Machine, MachineSpec, Provider, ProviderContext
-from aether_core.errors import AetherError, Refused, Unavailable, WaitTimedOut
+from aether_core.drivers import Machine, MachineSpec, MachineState, Provider, ProviderContext
+from aether_core.errors import AetherError, NotFound, Refused, Unavailable, WaitTimedOut
 from aether_core.ingress import check_envoy
 from aether_core.journal import Journal
 from aether_core.model import NodeId, Ports, Resources, Role, encode, to_plain
+from aether_core.plugins import Hooks
 from aether_core.settings import Settings
 from aether_core.token import new_token, record_of
 
@@ -41,6 +42,7 @@ class Work:
     config_path: Path
     settings: Settings
     clock: Clock
+    hooks: Hooks
     config: ClusterConfig = field(init=False)
     provider: Provider = field(init=False)
     journal: Journal = field(init=False)
@@ -76,10 +78,14 @@ class Progress:
 
 
 async def bootstrap(
-    config_path: Path, settings: Settings, clock: Clock, show: Callable[[Progress], None]
+    config_path: Path,
+    settings: Settings,
+    clock: Clock,
+    show: Callable[[Progress], None],
+    hooks: Hooks,
 ) -> Work:
     """Carry out the twelve steps. Errors: the step's own, with what exists as its hint."""
-    work = Work(config_path, settings, clock)
+    work = Work(config_path, settings, clock, hooks)
     for number, (name, step) in enumerate(STEPS, start=1):
         show(Progress(number, len(STEPS), name, "running"))
         started_s = clock.now_s()
@@ -101,7 +107,7 @@ async def bootstrap(
 
 async def check_configuration(work: Work) -> str:
     """Read the file, find its provider and the programs the nodes need, refuse busy ports."""
-    work.config = read_cluster_config(work.config_path)
+    work.config = read_cluster_config(work.config_path, work.hooks.config_tables)
     work.provider = build_provider(work.config, work.state_dir)
     if work.provider.capabilities.shares_host:
         await etcd.check_version(etcd.find(work.settings.etcd_path))
@@ -267,10 +273,37 @@ def build_provider(config: ClusterConfig, state_dir: Path) -> Provider:
     return provider
 
 
+async def clusters_here(settings: Settings) -> list[dict[str, Any]]:
+    """Return the clusters made from this computer: name, provider, machines, how many run."""
+    found = []
+    for file in sorted((settings.data_dir / "clusters").glob(f"*/{CONFIG_FILE}")):
+        config = _kept_config(file)
+        machines = await build_provider(config, file.parent).compute.list(config.cluster.name)
+        running = sum(machine.state == MachineState.RUNNING for machine in machines)
+        found.append(
+            {
+                "name": config.cluster.name,
+                "provider": config.cloud.provider,
+                "machines": len(machines),
+                "running": running,
+            }
+        )
+    return found
+
+
+def _kept_config(file: Path) -> ClusterConfig:
+    """Read our copy of a configuration; its plugins' tables may be of plugins that are gone."""
+    return read_cluster_config(file, Hooks().config_tables)
+
+
 async def destroy(name: str, settings: Settings) -> list[Machine]:
     """Remove every machine of the cluster, its context and its files; return the machines."""
     state_dir = cluster_dir(settings, name)
-    config = read_cluster_config(state_dir / CONFIG_FILE)
+    if not (state_dir / CONFIG_FILE).exists():
+        raise NotFound(
+            f"cluster '{name}' was not made from this computer", hint="aether cluster list"
+        )
+    config = _kept_config(state_dir / CONFIG_FILE)
     provider = build_provider(config, state_dir)
     machines = await provider.compute.list(name)
     for machine in machines:

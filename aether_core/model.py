@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import cache
 from typing import Any, NewType, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -247,9 +246,13 @@ class TokenRecord:
 T = TypeVar("T")
 
 
-@cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
+_adapters: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def encode(value: object) -> bytes:
@@ -265,9 +268,10 @@ def to_plain(value: object) -> Any:
 def decode(kind: type[T], data: bytes) -> T:
     """Return the `kind` that `encode` wrote. Errors: IntegrityError for anything else."""
     try:
-        return _adapter(kind).validate_json(data)
+        value: T = _adapter(kind).validate_json(data)
     except ValidationError as error:
         raise IntegrityError(f"stored {kind.__name__} is not readable: {error}") from error
+    return value
 
 
 def fleet_id(spec: InstanceSpec) -> FleetId:

@@ -140,6 +140,13 @@ class Hooks:
                 self._break(self._owner(path), error)
         return found
 
+    def refuse_commands(self, taken: Iterable[str]) -> None:
+        """Mark the plugins that claim a command of ours as clashing."""
+        for name in sorted(set(taken) & set(self.commands)):
+            owner = self._owner(self.commands[name])
+            why = f"'{name}' is a command of aether itself"
+            self._plugins[owner] = _changed(self._plugins[owner], "clash", why)
+
     def admit_deployment(self, plan: Mapping[str, Any]) -> None:
         """Ask every plugin. Errors: Refused naming who objects; HookFailed when one raises."""
         for name, call in self._implementations("aether_admit_deployment"):
@@ -234,10 +241,13 @@ class Hooks:
         self._plugins[name] = _changed(self._plugins[name], "broken", why, details=details)
 
 
-def inventory(hooks: Hooks) -> list[Plugin]:
-    """Return every installed plugin, hooks and drivers, broken ones too."""
-    hooks.commands  # noqa: B018  Asking shows who fails or clashes.
-    hooks.config_tables  # noqa: B018
+def inventory(hooks: Hooks, *, taken: Iterable[str] = ()) -> list[Plugin]:
+    """Return every installed plugin, hooks and drivers, broken ones too.
+
+    `taken`: the names of our own commands, which no plugin may claim.
+    """
+    hooks.refuse_commands(taken)
+    hooks.config_tables  # noqa: B018  Asking shows who fails or clashes.
     lines = list(hooks.plugins)
     for group in DRIVER_GROUPS:
         for point in sorted(entry_points(group=group), key=lambda point: point.name):

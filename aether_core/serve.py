@@ -19,7 +19,7 @@ class PeerAwareProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         tls: Any = self.transport.get_extra_info("ssl_object")
-        self.scope["extensions"] = {"aether.peer": tls.getpeercert() if tls else None}
+        self.scope["extensions"] = {"aether.peer": (tls.getpeercert() if tls else None) or {}}
 
 
 class _Server(uvicorn.Server):

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse
+from pydantic import BaseModel, Field
 
 from aether_core import keys
 from aether_core.api.auth import Caller, get_node, require, require_node
@@ -28,7 +29,14 @@ router = APIRouter(prefix="/v1", tags=["artifacts"])
 REPLICATION_TIMEOUT_S = 300.0
 DISK_RESERVE_BYTES = 64 * 1024**2
 
-Sha256 = Annotated[str, Query(pattern="^[0-9a-f]{64}$")]
+
+class Announced(BaseModel):
+    """What the sender says of the bytes: `offset` of the first one that comes now."""
+
+    kind: str = Field(pattern="^[a-z_]+$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=1)
+    offset: int = Field(0, ge=0)
 
 
 @router.get("/artifacts")
@@ -64,27 +72,24 @@ async def upload_state(
 
 
 @router.put("/artifacts/{name}/{version}")
-async def upload(  # noqa: PLR0913  Each is one part of the request.
+async def upload(
     name: str,
     version: str,
+    announced: Annotated[Announced, Query()],
     request: Request,
     caller: Annotated[Caller, require(Role.OPERATOR)],
     node: Annotated[Node, Depends(get_node)],
-    kind: Annotated[str, Query(pattern="^[a-z_]+$")],
-    sha256: Sha256,
-    size_bytes: Annotated[int, Query(ge=1)],
-    offset: Annotated[int, Query(ge=0)] = 0,
 ) -> dict[str, Any]:
     """Take an artifact's bytes from `offset` on; answer when enough nodes have them on disk."""
     mirror = await node.fresh()
     wanted = ArtifactRecord(
         name=name,
         version=version,
-        kind=kind,
-        size_bytes=size_bytes,
-        sha256=sha256,
+        kind=announced.kind,
+        size_bytes=announced.size_bytes,
+        sha256=announced.sha256,
         state=ArtifactState.STAGED,
-        holders=choose_holders([node.id], live_nodes(mirror), sha256),
+        holders=choose_holders([node.id], live_nodes(mirror), announced.sha256),
         created_at=node.clock.at(),
         by=caller.name,
     )
@@ -93,11 +98,13 @@ async def upload(  # noqa: PLR0913  Each is one part of the request.
     if known is not None and known.state == ArtifactState.STORED:
         return _shown(known, mirror) | {"uploaded": False}
     free_bytes = node.blobs.free_bytes()
-    if size_bytes - offset + DISK_RESERVE_BYTES > free_bytes:
-        raise Refused(f"node '{node.id}' has {free_bytes} bytes free, {size_bytes} are needed")
+    missing_bytes = announced.size_bytes - announced.offset
+    if missing_bytes + DISK_RESERVE_BYTES > free_bytes:
+        raise Refused(f"node '{node.id}' has {free_bytes} bytes free, {missing_bytes} are needed")
     # Announced before the bytes come: what no record names is swept away.
     await _put_record(node, wanted)
-    await node.blobs.receive(sha256, size_bytes, offset, request.stream())
+    chunks = request.stream()
+    await node.blobs.receive(wanted.sha256, wanted.size_bytes, announced.offset, chunks)
     stored = await _replicated(node, wanted)
     return _shown(stored, node.mirror) | {"uploaded": True}
 
