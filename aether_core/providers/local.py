@@ -153,8 +153,8 @@ def _refuse_busy_ports(ports: Ports) -> None:
 def _listener(port: int) -> str:
     try:
         for connection in psutil.net_connections("tcp"):
-            is_listening = connection.status == psutil.CONN_LISTEN and connection.laddr
-            if is_listening and connection.laddr.port == port:
+            local = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and local and local.port == port:
                 name = psutil.Process(connection.pid).name() if connection.pid else "unknown"
                 return f"{name}, pid {connection.pid}"
     except psutil.Error:
