@@ -192,6 +192,8 @@ def _cluster(name: str, world: World) -> Json:
         "type": "EDS",
         "lb_policy": "LEAST_REQUEST",
         "connect_timeout": _seconds(CONNECT_TIMEOUT_S),
+        # Otherwise an endpoint that is taken out stays, connected, for as long as it is healthy.
+        "ignore_health_on_host_removal": True,
         "eds_cluster_config": {"eds_config": _from_file(world.live_dir / eds_file(name))},
         # Envoy's own limits (1024 of each) would refuse what a busy instance could still take.
         "circuit_breakers": {

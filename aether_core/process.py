@@ -25,6 +25,17 @@ POLL_S = 0.2  # Only where the system has no pidfd (macOS).
 # A runaway log is cut when it is this long; one older part is kept.
 LOG_LIMIT_BYTES = 16 * 1024**2
 OPEN_FILES = 65_536
+#: Besides UV_*: what a machine's own programs need to find things and to reach a package index.
+MACHINE_VARIABLES = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,15 @@ def spawn(
     child = Child(process.pid, _started(process.pid))
     _limit(process.pid, limits)
     return child
+
+
+def machine_environment() -> dict[str, str]:
+    """Return this process's environment less what only its user's shell knows: tokens, secrets."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in MACHINE_VARIABLES or name.startswith("UV_")
+    }
 
 
 def is_alive(child: Child) -> bool:

@@ -107,7 +107,8 @@ class Store(Protocol):
         ...
 
     def watch(self, prefix: str) -> AsyncGenerator[Batch, None]:
-        """Yield a snapshot, then every later change without a gap, for ever."""
+        """Yield a snapshot of what is under `prefix`, then every later change without a gap, for
+        ever. A commit that changes nothing there is an empty batch: revisions are of the store."""
         ...
 
     async def grant(self, ttl_s: int) -> int:

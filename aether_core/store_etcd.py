@@ -35,6 +35,7 @@ WRITE_TIMEOUT_S = 5.0
 PROGRESS_S = 5.0
 RETRY_S = 0.2
 PAGE_ENTRIES = 2_000
+EVERY_KEY = "AA=="  # A zero byte as both ends of a range: etcd's words for "from the first on".
 REQUIRE_LEADER = {"Grpc-Metadata-hasleader": "true"}
 # etcd refuses these before the write reaches the log, so nothing was written.
 NOT_WRITTEN = ("etcdserver: no leader", "etcdserver: not capable", "etcdserver: too many requests")
@@ -135,10 +136,14 @@ class EtcdStore:
                 raise
 
     async def _watch_from(self, prefix: str, revision: int) -> AsyncGenerator[Batch, None]:
+        """Yield what changes under `prefix`, and empty batches for commits elsewhere.
+
+        All keys are watched: whoever waits for a revision must hear of it whatever it wrote.
+        """
         request = {
             "create_request": {
-                "key": _encode(prefix),
-                "range_end": _end_of(prefix),
+                "key": EVERY_KEY,
+                "range_end": EVERY_KEY,
                 "start_revision": str(revision),
             }
         }
@@ -146,21 +151,12 @@ class EtcdStore:
         async with aclosing(self._stream("watch", request)) as lines:
             async for line in lines:
                 if line is None:
-                    if await self._is_behind(prefix, seen):
+                    if await self.revision() > seen:
                         raise NoQuorum("the watch is silent while the store moves on")
                 elif changes := _watched(line):
                     seen = _revision(line["result"])
-                    yield Batch(changes, seen)
-
-    async def _is_behind(self, prefix: str, seen: int) -> bool:
-        """Return whether something under `prefix` changed after revision `seen`."""
-        body = {
-            "key": _encode(prefix),
-            "range_end": _end_of(prefix),
-            "min_mod_revision": str(seen + 1),
-            "count_only": True,
-        }
-        return int((await self._read("kv/range", body)).get("count", 0)) > 0
+                    mine = tuple(change for change in changes if change.key.startswith(prefix))
+                    yield Batch(mine, seen)
 
     async def _read(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask each endpoint in turn: repeating a read is always safe."""

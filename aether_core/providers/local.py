@@ -29,7 +29,7 @@ from aether_core.drivers import (
 )
 from aether_core.errors import NotFound, ProviderError, Refused
 from aether_core.model import NodeId, Ports
-from aether_core.process import spawn
+from aether_core.process import machine_environment, spawn
 
 LOOPBACK = "127.0.0.1"
 MACHINE_FILE = "machine.json"
@@ -122,15 +122,10 @@ def _machine(directory: Path) -> Machine:
 
 
 def _start_agent(directory: Path) -> None:
-    # The agent inherits what a machine's init would give it, and nothing that the operator's
-    # shell knows: no tokens, no secrets.
-    environment = {
-        name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ
-    }
     (directory / "logs").mkdir(exist_ok=True)
     spawn(
         [sys.executable, "-m", "aether_core.agent", str(directory)],
-        env=environment,
+        env=machine_environment(),
         cwd=directory,
         log_path=directory / "logs" / "agent.log",
     )

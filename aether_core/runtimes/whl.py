@@ -1,7 +1,6 @@
 """Python wheels: a virtual environment made by uv, then an ASGI application or a console script."""
 
 import asyncio
-import os
 import shutil
 import sys
 from importlib.metadata import version
@@ -11,10 +10,8 @@ from typing import ClassVar
 from aether_core.drivers import API_VERSION
 from aether_core.errors import AetherError
 from aether_core.model import InstanceSpec
+from aether_core.process import machine_environment
 from aether_core.runtimes.jar import refuse_broken_zip
-
-#: What uv needs of the machine's settings to reach its packages.
-PASSED_ON = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 
 class WheelRuntime:
@@ -55,15 +52,10 @@ def _wheel_name(spec: InstanceSpec) -> str:
 
 
 async def _uv(*arguments: str) -> None:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name in PASSED_ON or name.startswith("UV_")
-    }
     process = await asyncio.create_subprocess_exec(
         _uv_program(),
         *arguments,
-        env=environment,
+        env=machine_environment(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

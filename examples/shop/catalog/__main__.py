@@ -8,6 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 GOODS = ["tea", "cups", "kettles"]
+stopping = threading.Event()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -18,6 +19,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if stopping.is_set():
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
@@ -36,8 +39,12 @@ def main():
         sys.exit(3)
     server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)
     Handler.timeout = 5
-    stop = threading.Thread(target=server.shutdown)
-    signal.signal(signal.SIGTERM, lambda *_: stop.start())
+
+    def stop():
+        stopping.set()  # Connections that are kept open end with their next answer.
+        server.shutdown()
+
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=stop).start())
     print(f"catalog {os.environ['AETHER_VERSION']} listens", flush=True)
     server.serve_forever(poll_interval=0.05)
 
