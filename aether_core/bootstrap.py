@@ -130,6 +130,12 @@ async def issue_certificates(work: Work) -> str:
     secret = work.config.security.cluster_secret
     work.authority = certs.authority(work.name, secret)
     directory = work.state_dir / "certs"
+    kept = directory / certs.CA_FILE
+    if kept.exists() and kept.read_text() != work.authority.certificate_pem:
+        raise Refused(
+            f"cluster '{work.name}' exists with another secret",
+            hint=f"use that one, or remove the cluster: aether cluster destroy {work.name}",
+        )
     certs.write_node_certs(
         directory, work.authority, node=NodeId("bootstrap"), addresses=(), now=work.clock.at()
     )

@@ -1,9 +1,10 @@
 """Build the shop's artifacts: python examples/shop/build.py [VERSION] [--no-java]
 
 web: a wheel, by uv. catalog: a zip application, by the standard library. prices: a jar, by javac.
-They land in examples/shop/target/.
+They land in examples/shop/target/. The same source gives the same bytes: a version never changes.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TARGET = HERE / "target"
+BUILT_AT = 1_767_225_600  # 2026-01-01, UTC: archives hold the times of their files.
 
 
 def main() -> None:
@@ -38,7 +40,12 @@ def build_web(version: str) -> None:
 
 def build_catalog(version: str) -> None:
     file = TARGET / f"shop-catalog-{version}.pyz"
-    zipapp.create_archive(HERE / "catalog", file)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "catalog"
+        shutil.copytree(HERE / "catalog", source, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in [source, *source.rglob("*")]:
+            os.utime(path, (BUILT_AT, BUILT_AT))
+        zipapp.create_archive(source, file)
     print(file)
 
 
@@ -49,7 +56,9 @@ def build_prices(version: str) -> None:
     file = TARGET / f"shop-prices-{version}.jar"
     with tempfile.TemporaryDirectory() as scratch:
         run(javac, "-d", scratch, str(HERE / "prices" / "Prices.java"))
-        run(jar, "--create", "--file", str(file), "--main-class", "Prices", "-C", scratch, ".")
+        date = ("--date", "2026-01-01T00:00:00Z")
+        main_class = ("--main-class", "Prices")
+        run(jar, "--create", "--file", str(file), *date, *main_class, "-C", scratch, ".")
     print(file)
 
 
