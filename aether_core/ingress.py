@@ -77,7 +77,8 @@ class Ingress:
         self.child: Child | None = None
 
     async def start(self, world: World) -> None:
-        """Run Envoy with `world`, or take over the one that an earlier agent left."""
+        """Run Envoy with `world`, or take over the one that an earlier agent left, as it is: what
+        the agent knows of the world when it begins may be less than what Envoy was told."""
         self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.live_dir.mkdir(exist_ok=True, mode=0o700)
         socket_path = self._socket_path()
@@ -89,7 +90,6 @@ class Ingress:
             logger.info("took over Envoy, pid {}", self.child.pid)
             refusals = await self.stats(r"update_(rejected|failure)$")
             self._refused = sum(map(int, refusals.values()))
-            await self.apply(world)
             return
         documents = render(world)
         for name, resources in _files(documents).items():

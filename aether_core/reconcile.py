@@ -42,6 +42,7 @@ class Workload:
         self._node = node
         self._around = around
         self._running: dict[InstanceId, tuple[Instance, asyncio.Task[None]]] = {}
+        self._said: dict[InstanceId, InstanceStatus] = {}
         self._unsaid: dict[InstanceId, InstanceStatus | None] = {}
         self._news = asyncio.Event()
 
@@ -102,15 +103,18 @@ class Workload:
                 await self._node.clock.sleep(RETRY_S)
 
     def say_again(self) -> None:
-        """Write every status anew: the store forgot them while this node was thought lost."""
-        for name, (instance, _) in self._running.items():
-            self._unsaid.setdefault(name, instance.status)
+        """Write every status anew: the store forgot them while this node was thought lost.
+
+        An instance just taken over has said nothing yet: what the store has of it still holds.
+        """
+        for name in self._running.keys() & self._said.keys():
+            self._unsaid.setdefault(name, self._said[name])
         self._news.set()
 
     def report(self, status: InstanceStatus) -> None:
         """Take what an instance says of itself."""
         logger.info("instance '{}' is {}{}", status.id, status.state, f": {status.why}"[:200])
-        self._unsaid[status.id] = status
+        self._said[status.id] = self._unsaid[status.id] = status
         self._news.set()
 
     def instance(self, name: str) -> Instance | None:
@@ -125,6 +129,7 @@ class Workload:
 
     def _ended(self, name: InstanceId, task: asyncio.Task[None]) -> None:
         del self._running[name]
+        self._said.pop(name, None)
         if task.cancelled():
             return
         if task.exception() is not None:
