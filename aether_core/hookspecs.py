@@ -10,6 +10,9 @@ from typing import Any
 
 import pluggy
 
+from aether_core.evidence import Evidence
+from aether_core.judge import Judgement, Limits
+
 PROJECT = "aether"
 GROUP = "aether"
 
@@ -55,6 +58,16 @@ def aether_admit_deployment(plan: Mapping[str, Any]) -> str | None:
 
     Called on the node that was asked, after all other checks and before anything is written. One
     objection refuses; so does an implementation that raises. `plan` is what `--dry-run` shows.
+    """
+    raise AssertionError("a specification is never called")
+
+
+@hookspec
+def aether_judge(evidence: Evidence, limits: Limits) -> Judgement | None:
+    """Judge a new version instead of the judge that Aether has, or return None to leave it to it.
+
+    Called on the leader, once a second for each slice that runs in two versions. The first answer
+    counts, in order of the plugins' names; one that raises leaves the verdict INCONCLUSIVE.
     """
     raise AssertionError("a specification is never called")
 

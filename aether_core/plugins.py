@@ -28,7 +28,9 @@ from aether_core.errors import (
     PluginError,
     Refused,
 )
+from aether_core.evidence import Evidence
 from aether_core.hookspecs import GROUP, PROJECT, Event
+from aether_core.judge import Judgement, Limits, Verdict, judge
 
 DRIVER_GROUPS = ("aether.providers", "aether.strategies", "aether.runtimes")
 DISABLE_VARIABLE = "AETHER_DISABLE_PLUGINS"  # Distributions, with commas; "all" for every hook.
@@ -161,6 +163,19 @@ class Hooks:
                 ) from error
             if reason:
                 raise Refused(f"plugin '{name}' refuses the deployment: {reason}", by=name)
+
+    def judge(self, evidence: Evidence, limits: Limits) -> Judgement:
+        """Return a plugin's judgement, else our own."""
+        for name, call in self._implementations("aether_judge"):
+            try:
+                judgement: Judgement | None = call(evidence=evidence, limits=limits)
+            except Exception as error:  # noqa: BLE001  Foreign code may raise anything.
+                self._break(name, error)
+                why = f"plugin '{name}' failed to judge: {error}"
+                return Judgement(Verdict.INCONCLUSIVE, why, (), 0)
+            if judgement is not None:
+                return judgement
+        return judge(evidence, limits)
 
     def event(self, event: Event) -> None:
         """Tell every plugin; what one raises is kept in its line and goes no further."""
