@@ -105,6 +105,7 @@ async def undeploy(
     mirror = await node.fresh()
     if mirror.entry(keys.blueprint(name)) is None:
         raise NotFound(f"blueprint '{name}' is not deployed")
+    _refuse_second(name, mirror)
     plan = plan_removal(name, landscape(mirror))
     return await _begin(node, request_id, caller, _Beginning(plan, (), StrategyTable(), None))
 
@@ -217,6 +218,7 @@ def find(mirror: Mirror, name: str | None) -> Deployment:
 def _plan(wish: Wish, mirror: Mirror) -> _Beginning:
     blueprint, land = parse_blueprint(wish.blueprint), landscape(mirror)
     _refuse_environment(blueprint)
+    _refuse_second(blueprint.name, mirror)
     strategy = _chosen(blueprint, wish)
     driver: Strategy = load_driver("aether.strategies", strategy.kind)()
     changes = changes_of(blueprint, land)
@@ -239,6 +241,15 @@ def _chosen(blueprint: Blueprint, wish: Wish) -> StrategyTable:
     return StrategyTable.model_validate({**deadline, **options, **wish.options, "kind": kind})
 
 
+def _refuse_second(name: str, mirror: Mirror) -> None:
+    active = mirror.get(str, keys.active(name))
+    if active is not None:
+        raise Refused(
+            f"deployment '{active}' of blueprint '{name}' is not over",
+            hint=f"aether deploy status {active}; then wait, complete it or roll it back",
+        )
+
+
 def _refuse_environment(blueprint: Blueprint) -> None:
     for piece in blueprint.slices:
         names = [name for kind, name in references(piece.env) if kind == "env"]
@@ -253,12 +264,6 @@ async def _begin(
     node: Node, request_id: str, caller: Caller, beginning: _Beginning
 ) -> dict[str, Any]:
     plan, mirror = beginning.plan, node.mirror
-    active = mirror.get(str, keys.active(plan.blueprint))
-    if active is not None:
-        raise Refused(
-            f"deployment '{active}' of blueprint '{plan.blueprint}' is not over",
-            hint=f"wait for it: aether deploy status {active}",
-        )
     earlier = [d for d in mirror.all(Deployment, keys.DEPLOYMENTS) if d.blueprint == plan.blueprint]
     number = max((int(d.id.rpartition("-")[2]) for d in earlier), default=0) + 1
     now, deadline_s = node.clock.at(), beginning.strategy.deadline_s
