@@ -137,8 +137,9 @@ def _refuse_shared_ports(specs: Sequence[MachineSpec]) -> None:
     for spec in specs:
         for name, port in asdict(spec.ports).items():
             if taken.setdefault(port, spec.node) != spec.node:
+                other = taken[port]
                 raise Refused(
-                    f"port {port} ([network] {name}) of '{spec.node}' is one of '{taken[port]}' too",
+                    f"port {port} ([network] {name}) of '{spec.node}' is one of '{other}' too",
                     hint="the ports of [network] must lie less than 10 apart, or far away",
                 )
 
