@@ -1,8 +1,10 @@
 """Tarballs: unpacked, then the command that the blueprint names."""
 
 import asyncio
+import re
 import shlex
 import tarfile
+import zlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +22,7 @@ class TarballRuntime:
     async def prepare(self, artifact: Path, work_dir: Path, spec: InstanceSpec) -> None:
         try:
             await asyncio.to_thread(_unpack, artifact, work_dir)
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
             raise IntegrityError(
                 f"artifact '{spec.artifact}' cannot be unpacked: {error}"
             ) from error
@@ -30,8 +32,14 @@ class TarballRuntime:
         inside = work_dir / program
         # Through a shell, so that `$PORT` in the entry means what it says.
         words = [shlex.quote(str(inside) if inside.exists() else program)]
-        words += [argument if "$" in argument else shlex.quote(argument) for argument in arguments]
+        words += [_quoted(argument) for argument in arguments]
         return ["/bin/sh", "-c", f"exec {' '.join(words)}"]
+
+
+def _quoted(argument: str) -> str:
+    """Return a word for the shell, in which variables are replaced and nothing else happens."""
+    escaped = re.sub(r'(["`\\]|\$(?![A-Za-z_{]))', r"\\\1", argument)
+    return f'"{escaped}"'
 
 
 def _unpack(artifact: Path, work_dir: Path) -> None:
