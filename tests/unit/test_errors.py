@@ -76,7 +76,7 @@ def test_every_class_survives_its_problem_document(
     problems: list[Problem],
 ) -> None:
     extra = {"problems": tuple(problems)} if issubclass(kind, ConfigError) else {}
-    error = kind(message, hint=hint, **extra, **fields)  # type: ignore[arg-type]
+    error = kind(message, hint=hint, **extra, **fields)
     back = from_problem_document(json.loads(json.dumps(to_problem_document(error))))
     assert type(back) is kind
     assert vars(back) == vars(error)
