@@ -53,7 +53,12 @@ def flipped(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
 
 
-RUNTIMES = {"jar": JarRuntime, "pyz": PyzRuntime, "whl": WheelRuntime, "tar_gz": TarballRuntime}
+RUNTIMES: dict[str, type[Runtime]] = {
+    "jar": JarRuntime,
+    "pyz": PyzRuntime,
+    "whl": WheelRuntime,
+    "tar_gz": TarballRuntime,
+}
 
 
 @pytest.mark.parametrize("kind", list(RUNTIMES))
