@@ -166,8 +166,10 @@ def part(fleet: Fleet, fraction: float) -> int:
 def _change(piece: SliceTable, blueprint: str, land: Landscape) -> SliceChange:
     record = land.slices.get(piece.name)
     pinned = record.pinned if record else None
+    # Who scaled it did so within the bounds of then; nobody may leave those of now.
+    instances = min(max(pinned or piece.instances, piece.scale.min), piece.scale.max)
     spec = instance_spec(piece, land.artifacts[piece.artifact])
-    new = Fleet(fleet_id(spec), blueprint, spec, pinned or piece.instances, piece.min_available)
+    new = Fleet(fleet_id(spec), blueprint, spec, instances, piece.min_available)
     old = _serving(piece.name, land)
     return SliceChange(piece.name, old, new)
 
@@ -195,13 +197,11 @@ def _refuse_missing_artifacts(blueprint: Blueprint, land: Landscape) -> None:
 
 
 def _refuse_taken_names(blueprint: Blueprint, land: Landscape) -> None:
+    reasons = []
     for piece in blueprint.slices:
         record = land.slices.get(piece.name)
         if record is not None and record.blueprint != blueprint.name:
-            raise Refused(
-                f"slice '{piece.name}' belongs to blueprint '{record.blueprint}'",
-                hint="give it another name",
-            )
+            reasons.append(f"slice '{piece.name}' belongs to blueprint '{record.blueprint}'")
     others = {
         (route.host, route.prefix): route.slice
         for route in land.routes.routes
@@ -210,11 +210,12 @@ def _refuse_taken_names(blueprint: Blueprint, land: Landscape) -> None:
     for route in blueprint.routes():
         taken = others.get((route.host, route.prefix))
         if taken is not None:
-            raise Refused(
+            reasons.append(
                 f"route {route.host}{route.prefix} of slice '{route.slice}' is taken by slice "
-                f"'{taken}' of blueprint '{land.slices[taken].blueprint}'",
-                hint="choose another host or prefix",
+                f"'{taken}' of blueprint '{land.slices[taken].blueprint}'"
             )
+    if reasons:
+        raise Refused("; ".join(reasons), hint="choose other names, hosts or prefixes")
 
 
 def _no_room(
