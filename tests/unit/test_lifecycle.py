@@ -43,6 +43,7 @@ DEPLOYMENT = Deployment(
     state=DeploymentState.PENDING,
     since=START,
     created_at=START,
+    deadline_s=60.0,
     deadline_at=LATER,
     by="ci",
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aether_core import model
 from aether_core.boot import Boot, Peers
 from aether_core.contexts import Context
-from aether_core.deployment import Move
+from aether_core.deployment import Asking
 from aether_core.errors import IntegrityError
 from aether_core.instances import Kept
 from aether_core.model import (
@@ -37,7 +37,7 @@ st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False
 WORDS: list[Any] = [
     kind for kind in vars(model).values() if isinstance(kind, type) and is_dataclass(kind)
 ]
-KEPT: list[Any] = [*WORDS, Boot, Peers, Context, Kept, Child, Move]
+KEPT: list[Any] = [*WORDS, Boot, Peers, Context, Kept, Child, Asking]
 
 
 @pytest.mark.parametrize("kind", KEPT, ids=lambda kind: kind.__name__)
