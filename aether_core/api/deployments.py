@@ -54,7 +54,7 @@ async def make_plan(
     """Say what a deployment would do; change nothing."""
     mirror = await node.fresh()
     plan, stages, strategy = _plan(wish, mirror)
-    node.hooks.admit_deployment(to_plain(plan))
+    await node.hooks.admit_deployment(to_plain(plan))
     return {"plan": to_plain(plan), "strategy": strategy.kind, "stages": to_plain(list(stages))}
 
 
@@ -72,7 +72,7 @@ async def deploy(
     plan, stages, strategy = _plan(wish, mirror)
     if wish.revision is not None and _newest_input(mirror) > wish.revision:
         raise Refused("the cluster changed since the plan was made", hint="plan again")
-    node.hooks.admit_deployment(to_plain(plan))
+    await node.hooks.admit_deployment(to_plain(plan))
     return await _begin(
         node, request_id, caller, _Beginning(plan, stages, strategy, wish.blueprint)
     )
