@@ -79,4 +79,4 @@ def broken(line: Plugin, error: BaseException) -> Plugin:
     """Return the line of a plugin that raised."""
     why = error.message if isinstance(error, AetherError) else f"{type(error).__name__}: {error}"
     details = "".join(traceback.format_exception(error))
-    return replace(line, state="broken", why=why, details=details)
+    return replace(line, state="broken", why=" ".join(why.split()), details=details)
