@@ -22,7 +22,7 @@ from loguru import logger
 from aether_core import __version__, certs, etcd, keys, logs, plugins
 from aether_core.api.app import create_app
 from aether_core.artifacts import Blobs, fetch, replicate
-from aether_core.boot import read_boot, read_peers
+from aether_core.boot import Boot, read_boot, read_peers
 from aether_core.client import PeerClient
 from aether_core.clock import SystemClock
 from aether_core.config import resolve
@@ -330,7 +330,7 @@ async def _make(data_dir: Path) -> Agent:
         data_dir=data_dir,
         clock=clock,
         client=PeerClient(client_tls),
-        hooks=Hooks(),
+        hooks=_hooks(boot),
         blobs=Blobs(data_dir / "artifacts"),
         ingress=Ingress(data_dir, clock, program=boot.envoy_path, threads=boot.proxy_threads),
         peers=peers,
@@ -340,10 +340,19 @@ async def _make(data_dir: Path) -> Agent:
     return Agent(node, authority, certs.server_context(directory), client_tls, program)
 
 
+def _hooks(boot: Boot) -> Hooks:
+    """Load the plugins that listen; say in the log which of them cannot."""
+    hooks = Hooks(tables=boot.tables)
+    for line in hooks.plugins:
+        if line.state != "ok":
+            logger.warning("plugin '{}' is {}: {}", line.name, line.state, line.why)
+    return hooks
+
+
 def _surroundings(agent: Agent) -> Surroundings:
     node = agent.node
-    provider_kind = plugins.load_driver("aether.providers", node.boot.provider)
-    provider = provider_kind(ProviderContext(node.boot.cluster, node.data_dir))
+    context = ProviderContext(node.boot.cluster, node.data_dir)
+    provider = plugins.build_driver("aether.providers", node.boot.provider, context)
     preparing: dict[str, asyncio.Lock] = {}
 
     async def resolve_env(env: dict[str, str]) -> dict[str, str]:
@@ -357,8 +366,9 @@ def _surroundings(agent: Agent) -> Surroundings:
             if not (directory / PREPARED_MARK).exists():
                 shutil.rmtree(directory, ignore_errors=True)
                 directory.mkdir(parents=True)
-                runtime = plugins.load_driver("aether.runtimes", spec.kind)()
-                await runtime.prepare(artifact, directory, spec)
+                runtime = plugins.build_driver("aether.runtimes", spec.kind)
+                with plugins.driver_errors(spec.kind):
+                    await runtime.prepare(artifact, directory, spec)
                 (directory / PREPARED_MARK).touch()
         return directory
 
@@ -368,7 +378,7 @@ def _surroundings(agent: Agent) -> Surroundings:
         mesh_url=f"http://127.0.0.1:{node.boot.ports.inner}",
         fetch=partial(fetch, node),
         prepare=prepare,
-        runtime=lambda kind: plugins.load_driver("aether.runtimes", kind)(),
+        runtime=partial(plugins.build_driver, "aether.runtimes"),
         resolve=resolve_env,
         wait_idle=agent.wait_idle,
         report=lambda status: agent.workload.report(status),  # noqa: PLW0108  Made after this.

@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aether_core.errors import AetherError, IntegrityError
 from aether_core.model import NodeId, Ports, Resources, decode, encode
@@ -33,6 +34,8 @@ class Boot:
     #: Where etcd and Envoy are; None: etcd in PATH, Envoy from its wheel.
     etcd_path: str | None = None
     envoy_path: str | None = None
+    #: Plugins' tables of cluster.toml, their secrets in place.
+    tables: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

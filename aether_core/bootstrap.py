@@ -8,7 +8,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from aether_core import __version__, certs, etcd, plugins
 from aether_core.boot import BOOT_FILE, Boot, Peer, Peers, write_private
 from aether_core.client import PeerClient
 from aether_core.clock import Clock
-from aether_core.cluster_config import ClusterConfig, ports, read_cluster_config, resolve_config
+from aether_core.cluster_config import (
+    ClusterConfig,
+    plugin_tables,
+    ports,
+    read_cluster_config,
+    resolve_config,
+)
+from aether_core.config import read_toml, validate
 from aether_core.contexts import Context, remove_context, save_context
 from aether_core.drivers import Machine, MachineSpec, MachineState, Provider, ProviderContext
 from aether_core.errors import AetherError, NotFound, Refused, Unavailable, WaitTimedOut
@@ -268,14 +275,14 @@ def cluster_dir(settings: Settings, name: str) -> Path:
 
 def build_provider(config: ClusterConfig, state_dir: Path) -> Provider:
     """Load and build the provider that the configuration names."""
-    kind = plugins.load_driver("aether.providers", config.cloud.provider)
     context = ProviderContext(
         cluster=config.cluster.name,
         state_dir=state_dir,
         region=config.cloud.region,
         instance_type=config.cloud.instance_type,
     )
-    provider: Provider = kind(context)
+    name = config.cloud.provider
+    provider: Provider = plugins.build_driver("aether.providers", name, context)
     return provider
 
 
@@ -298,8 +305,12 @@ async def clusters_here(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _kept_config(file: Path) -> ClusterConfig:
-    """Read our copy of a configuration; its plugins' tables may be of plugins that are gone."""
-    return read_cluster_config(file, Hooks().config_tables)
+    """Read our copy of a configuration, without the tables of plugins, which may be gone."""
+    document = read_toml(file)
+    own = {
+        key: table for key, table in document.values.items() if key in ClusterConfig.model_fields
+    }
+    return validate(replace(document, values=own), ClusterConfig)
 
 
 async def destroy(name: str, settings: Settings) -> list[Machine]:
@@ -363,6 +374,7 @@ def _machine_specs(work: Work, *, secret: str | None = None) -> list[MachineSpec
                 capacity=_host_fraction(len(work.nodes)) if shares_host else None,
                 etcd_path=work.settings.etcd_path if shares_host else None,
                 envoy_path=work.settings.envoy_path if shares_host else None,
+                tables=plugin_tables(work.config),
             )
             files[BOOT_FILE] = encode(boot)
         labels = {

@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field, create_model, model_validator
 
 from aether_core.blueprint import Name
 from aether_core.config import Table, read_toml, resolve, validate, wrong
-from aether_core.errors import ConfigError
+from aether_core.errors import ConfigError, PluginError
+from aether_core.installed import import_attribute
 from aether_core.model import Ports
 
 MAX_QUORUM = 5
@@ -106,6 +107,20 @@ def config_model(extra_tables: Mapping[str, type[BaseModel]]) -> type[ClusterCon
         return ClusterConfig
     fields: dict[str, Any] = {name: (model | None, None) for name, model in extra_tables.items()}
     return create_model("ClusterConfig", __base__=ClusterConfig, **fields)
+
+
+def table_model(path: str) -> type[BaseModel]:
+    """Return the model at "module:attribute", a plugin's table. Errors: PluginError."""
+    model = import_attribute(path)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise PluginError(f"'{path}' is no pydantic model")
+    return model
+
+
+def plugin_tables(config: ClusterConfig) -> dict[str, Any]:
+    """Return the tables that are not ours, as plain values: what plugins hear on the nodes."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    return {name: table for name, table in values.items() if name not in ClusterConfig.model_fields}
 
 
 async def resolve_config(

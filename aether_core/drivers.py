@@ -10,10 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
+from aether_core import hookspecs
 from aether_core.model import Fleet, InstanceSpec, NodeId, Ports
 
-#: Grows when a Protocol or hook changes in a way that breaks plugins.
-API_VERSION = 1
+API_VERSION = hookspecs.API_VERSION
 
 
 class MachineState(StrEnum):

@@ -24,6 +24,7 @@ from aether_core.model import (
     decode,
     encode,
 )
+from aether_core.plugins import driver_errors
 from aether_core.probe import probe
 from aether_core.process import Child, is_alive, rotate, spawn, stop, wait_ended
 
@@ -132,8 +133,10 @@ class Instance:
         home = self._directory / "home"
         (home / "tmp").mkdir(parents=True, exist_ok=True)
         port = _free_port(self.kept.assignment.id)
+        with driver_errors(self.spec.kind):
+            command = runtime.command(artifact, work_dir, self.spec)
         child = spawn(
-            runtime.command(artifact, work_dir, self.spec),
+            command,
             env=self._environment(env, home, port),
             cwd=home,
             log_path=self.log_path,

@@ -3,7 +3,7 @@
 It holds nothing that the store does not: a new leader continues where the last one stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -50,7 +50,7 @@ class Leader:
     mirror: Mirror
     clock: Clock
     term: Term
-    judge: Callable[[Evidence, Limits], Judgement]
+    judge: Callable[[Evidence, Limits], Awaitable[Judgement]]
     on_moved: Callable[[Deployment, Deployment], None]
     _absent_since_s: dict[NodeId, float] = field(default_factory=dict)
 
@@ -105,10 +105,9 @@ class Leader:
             return
         live = live_nodes(mirror)
         counted = [s for s in mirror.all(TrafficStatus, keys.TRAFFIC) if s.node in live]
-        limits = limits_of(deployment)
-        observed = observe(
-            trial, deployment, counted, lambda evidence: self.judge(evidence, limits), at=at
-        )
+        observed, limits = observe(trial, deployment, counted, at=at), limits_of(deployment)
+        judged = {name: await self.judge(seen, limits) for name, seen in observed.evidence.items()}
+        observed = replace(observed, judgements=judged)
         compare = Compare(key, modified=mirror.modified(key))
         await self._commit([put(key, observed)], [compare])
 

@@ -1,24 +1,22 @@
 """Finding plugins: stevedore finds and builds what the configuration names; pluggy calls everyone
 who listens. The only door to both.
 
-A plugin that cannot be imported, raises, or clashes with another is kept in the inventory with its
-reason; it never stops a command or a loop that does not need it.
+A plugin that cannot be imported, raises, hangs, or clashes with another is kept in the inventory
+with its reason; it never stops a command or a loop that does not need it.
 """
 
 import os
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pluggy
 
 from aether_core import hookspecs
-from aether_core.drivers import API_VERSION
 from aether_core.errors import (
     AetherError,
     DriverBroken,
@@ -29,26 +27,22 @@ from aether_core.errors import (
     Refused,
 )
 from aether_core.evidence import Evidence
-from aether_core.hookspecs import GROUP, PROJECT, Event
+from aether_core.hookspecs import API_VERSION, GROUP, PROJECT, Event
+from aether_core.installed import (
+    Plugin,
+    entry_points_of,
+    import_attribute,
+    line_of,
+    refuse_unreadable,
+)
 from aether_core.judge import Judgement, Limits, Verdict, judge
+from aether_core.listener import Listener, broken, hooks_of
+from aether_core.worker import Worker
 
 DRIVER_GROUPS = ("aether.providers", "aether.strategies", "aether.runtimes")
 DISABLE_VARIABLE = "AETHER_DISABLE_PLUGINS"  # Distributions, with commas; "all" for every hook.
-TRACE_VARIABLE = "AETHER_TRACE_HOOKS"
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """One line of `aether plugin list`."""
-
-    distribution: str
-    version: str
-    kind: str  # The group: aether.providers, ..., or aether for hooks.
-    name: str
-    provides: str
-    state: str  # ok, broken, disabled, clash
-    why: str = ""
-    details: str = ""  # The traceback of a broken one.
+# Far longer than a hook or the import of its module needs, on a slow and busy machine too.
+LIMIT_S = 5.0
 
 
 def load_driver(group: str, name: str) -> type[Any]:
@@ -56,16 +50,15 @@ def load_driver(group: str, name: str) -> type[Any]:
 
     Errors: DriverNotFound, DriverConflict, DriverBroken.
     """
-    name = name.replace("-", "_")
-    found = list(entry_points(group=group, name=name))
+    points = entry_points_of(group)
+    found = [point for point in points if _plain(point.name) == _plain(name)]
     if not found:
-        installed = ", ".join(sorted(entry_points(group=group).names)) or "none"
-        package = f"aether-{name.replace('_', '-')}"
+        installed = ", ".join(sorted({point.name for point in points})) or "none"
         raise DriverNotFound(
             f"driver '{name}' not found in {group}; installed: {installed}",
-            hint=f"uv pip install {package}",
+            hint=f"uv pip install aether-{name.replace('_', '-')}",
         )
-    distributions = sorted({_distribution(point)[0] for point in found})
+    distributions = sorted({line_of(point).distribution for point in found})
     if len(distributions) > 1:
         raise DriverConflict(
             f"driver '{name}' in {group} is provided by {' and '.join(distributions)}",
@@ -74,9 +67,65 @@ def load_driver(group: str, name: str) -> type[Any]:
     return _load_class(group, found[0])
 
 
+def build_driver(group: str, name: str, *arguments: Any) -> Any:
+    """Return a driver, built. Errors: as `load_driver`; AetherErrors of the driver itself."""
+    kind = load_driver(group, name)
+    with driver_errors(name):
+        return kind(*arguments)
+
+
+@contextmanager
+def driver_errors(name: str) -> Iterator[None]:
+    """Turn what a driver raises unforeseen into a DriverBroken that names it."""
+    try:
+        yield
+    except AetherError:
+        raise
+    except Exception as error:
+        raise DriverBroken(f"driver '{name}' failed: {type(error).__name__}: {error}") from error
+
+
 def driver_names(group: str) -> list[str]:
     """Return the names of the installed drivers of a group."""
-    return sorted(entry_points(group=group).names)
+    return sorted({point.name for point in entry_points_of(group)})
+
+
+def runtime_suffixes() -> dict[str, str]:
+    """Return what artifacts' file names end with, and the runtime each is for.
+
+    Broken runtimes have none: they must not stop what another runtime is for.
+    """
+    suffixes: dict[str, str] = {}
+    for name in driver_names("aether.runtimes"):
+        try:
+            suffix: str = load_driver("aether.runtimes", name).suffix
+        except PluginError:
+            continue
+        if suffix in suffixes:
+            both = f"'{suffixes[suffix]}' and '{name}'"
+            raise DriverConflict(f"two runtimes are for '{suffix}': {both}")
+        suffixes[suffix] = name
+    return suffixes
+
+
+def inventory(hooks: "Hooks") -> list[Plugin]:
+    """Return every installed plugin, hooks and drivers, broken ones too. Errors: PluginError."""
+    refuse_unreadable()
+    hooks.check()
+    points = [point for group in DRIVER_GROUPS for point in entry_points_of(group)]
+    return [*hooks.plugins, *map(_driver_line, points)]
+
+
+def _driver_line(point: EntryPoint) -> Plugin:
+    line = line_of(point, provides=point.value)
+    load = partial(load_driver, point.group, point.name)
+    try:
+        Worker(f"driver {point.name}").call(load, limit_s=LIMIT_S)
+    except DriverConflict as error:
+        return replace(line, state="clash", why=error.message)
+    except Exception as error:  # noqa: BLE001  Foreign code may raise anything.
+        return broken(line, error)
+    return line
 
 
 def _load_class(group: str, point: EntryPoint) -> type[Any]:
@@ -89,73 +138,101 @@ def _load_class(group: str, point: EntryPoint) -> type[Any]:
         def list_entry_points(self) -> list[EntryPoint]:
             return [point]
 
-    distribution = _distribution(point)[0]
+    distribution = line_of(point).distribution
+    what = f"driver '{point.name}' of {distribution}"
     try:
         manager = FreshDriverManager(group, point.name, invoke_on_load=False)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DriverBroken(
-            f"driver '{point.name}' of {distribution} cannot be loaded: "
-            f"{type(error).__name__}: {error}",
+            f"{what} cannot be loaded: {type(error).__name__}: {error}",
             hint="aether plugin list --verbose",
         ) from error
     # `driver` would call a class whose instance is falsy; the extension's plugin never does.
     kind = manager.extensions[0].plugin
-    version = getattr(kind, "api_version", None)
+    if not isinstance(kind, type):
+        raise DriverBroken(f"{what} is no class: {point.value}")
+    _refuse_other_api(kind, what, distribution)
+    return kind
+
+
+def _refuse_other_api(plugin: object, what: str, distribution: str) -> None:
+    version = getattr(plugin, "api_version", None)
     if version != API_VERSION:
+        written = "says no api_version" if version is None else f"is written for API {version}"
         raise DriverBroken(
-            f"driver '{point.name}' of {distribution} is written for plugin API {version}, "
-            f"this is {API_VERSION}",
+            f"{what} {written}, this is {API_VERSION}",
             hint=f"uv pip install --upgrade {distribution}",
         )
-    return kind
 
 
 class Hooks:
     """The installed hook plugins behind one typed method per hook."""
 
-    def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
-        self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(hookspecs)
-        self._plugins: dict[str, Plugin] = {}
-        chosen = entry_points(group=GROUP) if points is None else points
-        for point in sorted(chosen, key=lambda point: point.name):
-            self._register(point)
+    def __init__(
+        self,
+        points: Iterable[EntryPoint] | None = None,
+        *,
+        own_commands: Iterable[str] = (),
+        tables: Mapping[str, Any] | None = None,
+        limit_s: float = LIMIT_S,
+    ) -> None:
+        """`own_commands`: of aether itself; `tables`: plugins' own tables of cluster.toml."""
+        self._limit_s = limit_s
+        self._own_commands = frozenset(own_commands)
+        self._tables = dict(tables or {})
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(hookspecs)
+        chosen = entry_points_of(GROUP) if points is None else points
+        self._listeners = [self._load(point, manager) for point in chosen]
+        if self._tables:
+            self.config_tables  # noqa: B018  Here, and not when a loop waits for it.
 
     @property
     def plugins(self) -> list[Plugin]:
         """What is installed, with what went wrong so far."""
-        return [self._plugins[name] for name in sorted(self._plugins)]
+        return [listener.line for listener in self._listeners]
 
     @cached_property
     def commands(self) -> dict[str, str]:
         """Command name to "module:attribute"."""
-        return self._merged("aether_commands")
+        offers = self._offers("aether_commands", self._own_commands)
+        return {name: path for _, name, path in offers}
 
     @cached_property
     def config_tables(self) -> dict[str, type[Any]]:
         """Table name to its pydantic model."""
+        # Imported here: pydantic costs 200 ms, which commands without a configuration need not pay.
+        from aether_core.cluster_config import ClusterConfig, table_model  # noqa: PLC0415
+
         found: dict[str, type[Any]] = {}
-        for name, path in self._merged("aether_config_tables").items():
+        own = ClusterConfig.model_fields
+        for listener, name, path in self._offers("aether_config_tables", own):
             try:
-                found[name] = import_attribute(path)
+                load = partial(table_model, path)
+                found[name] = listener.worker.call(load, limit_s=self._limit_s)
+                listener.tables[name] = found[name]
             except Exception as error:  # noqa: BLE001  Foreign code may raise anything.
-                self._break(self._owner(path), error)
+                listener.broke(error)
         return found
 
-    def refuse_commands(self, taken: Iterable[str]) -> None:
-        """Mark the plugins that claim a command of ours as clashing."""
-        for name in sorted(set(taken) & set(self.commands)):
-            owner = self._owner(self.commands[name])
-            why = f"'{name}' is a command of aether itself"
-            self._plugins[owner] = _changed(self._plugins[owner], "clash", why)
-
-    def admit_deployment(self, plan: Mapping[str, Any]) -> None:
-        """Ask every plugin. Errors: Refused naming who objects; HookFailed when one raises."""
-        for name, call in self._implementations("aether_admit_deployment"):
+    def check(self) -> None:
+        """Ask all that can be asked at any time: who fails or clashes is marked."""
+        self.config_tables  # noqa: B018
+        for listener, _, path in self._offers("aether_commands", self._own_commands):
             try:
-                reason = call(plan=plan)
+                listener.worker.call(partial(import_attribute, path), limit_s=self._limit_s)
+            except Exception as error:  # noqa: BLE001  Foreign code may raise anything.
+                listener.broke(error)
+
+    async def admit_deployment(self, plan: Mapping[str, Any]) -> None:
+        """Ask every plugin. Errors: Refused naming who objects; HookFailed when one raises."""
+        hook = "aether_admit_deployment"
+        for listener in self._with(hook):
+            name, call = listener.line.name, listener.asked(hook, self._tables, plan=plan)
+            try:
+                reason = await listener.worker.call_aside(call, limit_s=self._limit_s)
             except Exception as error:
-                self._break(name, error)
+                listener.broke(error)
                 raise HookFailed(
                     f"plugin '{name}' failed while asked to admit the deployment: {error}",
                     hint=f"repair it, or set {DISABLE_VARIABLE}={name} on the nodes",
@@ -164,145 +241,87 @@ class Hooks:
             if reason:
                 raise Refused(f"plugin '{name}' refuses the deployment: {reason}", by=name)
 
-    def judge(self, evidence: Evidence, limits: Limits) -> Judgement:
-        """Return a plugin's judgement, else our own."""
-        for name, call in self._implementations("aether_judge"):
+    async def judge(self, evidence: Evidence, limits: Limits) -> Judgement:
+        """Return the first judgement of a plugin, else our own."""
+        hook = "aether_judge"
+        for listener in self._with(hook):
+            call = listener.asked(hook, self._tables, evidence=evidence, limits=limits)
             try:
-                judgement: Judgement | None = call(evidence=evidence, limits=limits)
+                judgement: Judgement | None = await listener.worker.call_aside(
+                    call, limit_s=self._limit_s
+                )
             except Exception as error:  # noqa: BLE001  Foreign code may raise anything.
-                self._break(name, error)
-                why = f"plugin '{name}' failed to judge: {error}"
+                listener.broke(error)
+                why = f"plugin '{listener.line.name}' failed to judge: {error}"
                 return Judgement(Verdict.INCONCLUSIVE, why, (), 0)
             if judgement is not None:
                 return judgement
         return judge(evidence, limits)
 
     def event(self, event: Event) -> None:
-        """Tell every plugin; what one raises is kept in its line and goes no further."""
-        for name, call in self._implementations("aether_event"):
+        """Tell every plugin and wait for none; what one raises is logged and goes no further."""
+        for listener in self._with("aether_event"):
+            call = listener.asked("aether_event", self._tables, event=event)
             try:
-                call(event=event)
-            except Exception as error:  # noqa: BLE001  A listener must not stop what it hears of.
-                self._break(name, error)
+                listener.worker.submit(call).add_done_callback(partial(_heard, listener))
+            except PluginError as error:
+                _complain(listener, error)
 
-    def _register(self, point: EntryPoint) -> None:
-        distribution, version = _distribution(point)
-        line = Plugin(distribution, version, GROUP, point.name, "", "ok")
+    def _load(self, point: EntryPoint, manager: pluggy.PluginManager) -> Listener:
+        line = line_of(point)
+        listener = Listener(line, Worker(f"plugin {line.name}"))
         disabled = os.environ.get(DISABLE_VARIABLE, "").split(",")
-        if "all" in disabled or distribution in disabled or point.name in disabled:
-            self._plugins[point.name] = _changed(line, "disabled", f"by {DISABLE_VARIABLE}")
-            return
-        self._plugins[point.name] = line
+        if {"all", line.distribution, line.name} & set(disabled):
+            listener.line = replace(line, state="disabled", why=f"by {DISABLE_VARIABLE}")
+            return listener
         try:
-            module = point.load()
-            self._manager.register(module, name=point.name)
-            self._refuse_misspelt(module)
+            plugin = listener.worker.call(point.load, limit_s=self._limit_s)
+            _refuse_other_api(plugin, f"plugin '{line.name}'", line.distribution)
+            listener.hooks = hooks_of(manager, plugin, f"{line.distribution}:{line.name}")
         except Exception as error:  # noqa: BLE001  Foreign code may raise anything on import.
-            self._break(point.name, error)
-            return
-        provides = [caller.name for caller in self._manager.get_hookcallers(module) or []]
-        self._plugins[point.name] = _changed(line, "ok", provides=", ".join(sorted(provides)))
+            listener.broke(error)
+        else:
+            listener.line = replace(line, provides=", ".join(sorted(listener.hooks)))
+        return listener
 
-    def _refuse_misspelt(self, module: object) -> None:
-        """A hook that nobody calls is a mistake: say so instead of ignoring it."""
-        known = {name for name in vars(hookspecs) if name.startswith("aether_")}
-        strange = [
-            name
-            for name, value in vars(module).items()
-            if getattr(value, PROJECT + "_impl", None) is not None and name not in known
-        ]
-        if strange:
-            self._manager.unregister(module)
-            raise PluginError(f"unknown hook {', '.join(strange)}")
+    def _with(self, hook: str) -> list[Listener]:
+        return [listener for listener in self._listeners if hook in listener.hooks]
 
-    def _implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
-        """Return each plugin's function, in name order, traced when asked for."""
-        found = []
-        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
-            found.append((implementation.plugin_name, implementation.function))
-        if os.environ.get(TRACE_VARIABLE):
-            for name, _ in sorted(found):
-                print(f"hook {hook} -> {name}", file=sys.stderr)  # noqa: T201
-        return sorted(found, key=lambda pair: pair[0])
-
-    def _merged(self, hook: str) -> dict[str, str]:
-        """Join what the plugins contribute; a name taken twice stays with the first."""
-        merged: dict[str, str] = {}
-        owners: dict[str, str] = {}
-        for name, call in self._implementations(hook):
+    def _offers(self, hook: str, own: Iterable[str]) -> list[tuple[Listener, str, str]]:
+        """Return what the plugins add: who, its name, its path. A taken name is a clash."""
+        owners = dict.fromkeys(own, "aether itself")
+        offers = []
+        for listener in self._with(hook):
             try:
-                offered = dict(call())
+                call = listener.asked(hook, {})
+                answer = dict(listener.worker.call(call, limit_s=self._limit_s))
+                offered = {str(name): str(path) for name, path in answer.items()}
             except Exception as error:  # noqa: BLE001  Foreign code may raise anything.
-                self._break(name, error)
+                listener.broke(error)
                 continue
-            for key, path in offered.items():
-                if key in merged:
-                    why = f"'{key}' is already provided by '{owners[key]}'"
-                    self._plugins[name] = _changed(self._plugins[name], "clash", why)
+            for name, path in offered.items():
+                if name in owners:
+                    listener.clashes(f"'{name}' is already provided by {owners[name]}")
                 else:
-                    merged[key], owners[key] = path, name
-        return merged
-
-    def _owner(self, path: str) -> str:
-        package = path.partition(":")[0].partition(".")[0]
-        for name, line in self._plugins.items():
-            if line.distribution.replace("-", "_") == package:
-                return name
-        return next(iter(self._plugins))
-
-    def _break(self, name: str, error: BaseException) -> None:
-        details = "".join(traceback.format_exception(error))
-        why = f"{type(error).__name__}: {error}"
-        self._plugins[name] = _changed(self._plugins[name], "broken", why, details=details)
+                    owners[name] = f"'{listener.line.name}'"
+                    offers.append((listener, name, path))
+        return offers
 
 
-def inventory(hooks: Hooks, *, taken: Iterable[str] = ()) -> list[Plugin]:
-    """Return every installed plugin, hooks and drivers, broken ones too.
-
-    `taken`: the names of our own commands, which no plugin may claim.
-    """
-    hooks.refuse_commands(taken)
-    hooks.config_tables  # noqa: B018  Asking shows who fails or clashes.
-    lines = list(hooks.plugins)
-    for group in DRIVER_GROUPS:
-        for point in sorted(entry_points(group=group), key=lambda point: point.name):
-            distribution, version = _distribution(point)
-            line = Plugin(distribution, version, group, point.name, point.value, "ok")
-            try:
-                load_driver(group, point.name)
-            except DriverConflict as error:
-                line = _changed(line, "clash", error.message)
-            except AetherError as error:
-                details = "".join(traceback.format_exception(error))
-                line = _changed(line, "broken", error.message, details=details)
-            lines.append(line)
-    return lines
+def _heard(listener: Listener, told: Future[Any]) -> None:
+    error = told.exception()
+    if error is not None:
+        _complain(listener, error)
 
 
-def import_attribute(path: str) -> Any:
-    """Return what "module:attribute" names. Errors: PluginError."""
-    module, _, attribute = path.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise PluginError(f"'{path}' cannot be loaded: {error}") from error
+def _complain(listener: Listener, error: BaseException) -> None:
+    """Keep what went wrong while nobody waited, and have it in the node's log."""
+    # Imported here: commands have no log, and it costs 100 ms.
+    from loguru import logger  # noqa: PLC0415
+
+    listener.broke(error)
+    logger.opt(exception=error).error("plugin '{}' failed to hear an event", listener.line.name)
 
 
-def _distribution(point: EntryPoint) -> tuple[str, str]:
-    found = point.dist
-    return (found.name, found.version) if found else ("unknown", "?")
-
-
-def _changed(
-    line: Plugin, state: str, why: str = "", *, provides: str | None = None, details: str = ""
-) -> Plugin:
-    return Plugin(
-        line.distribution,
-        line.version,
-        line.kind,
-        line.name,
-        line.provides if provides is None else provides,
-        state,
-        why,
-        details,
-    )
+def _plain(name: str) -> str:
+    return name.replace("-", "_")

@@ -35,6 +35,9 @@ MACHINE_VARIABLES = (
     "HTTPS_PROXY",
     "HTTP_PROXY",
     "NO_PROXY",
+    # Said by whoever starts the machine, heard by its agent.
+    "AETHER_DISABLE_PLUGINS",
+    "AETHER_TRACE_HOOKS",
 )
 
 

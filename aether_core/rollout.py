@@ -78,8 +78,12 @@ def limits_of(deployment: Deployment) -> Limits:
     The chance of a false alarm is for the whole deployment: every stage and slice gets its part.
     """
     looks = max(1, len(deployment.stages)) * max(1, len(deployment.trials))
-    stated = {key: deployment.options.get(key) for key in ("max_error_rate", "max_latency_p99_ms")}
-    return Limits(**stated, alpha=FALSE_ALARM / looks)
+    stated = deployment.options.get
+    return Limits(
+        max_error_rate=stated("max_error_rate"),
+        max_latency_p99_ms=stated("max_latency_p99_ms"),
+        alpha=FALSE_ALARM / looks,
+    )
 
 
 def _is_ending(deployment: Deployment) -> bool:

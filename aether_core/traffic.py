@@ -2,7 +2,7 @@
 of them. Pure; a node's Envoy is asked by `ingress.py`, the leader keeps the trial.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import zip_longest
@@ -37,18 +37,14 @@ class Trial:
     seen: dict[NodeId, dict[FleetId, Window]] = field(default_factory=dict)  # Counted already.
 
 
-Judge = Callable[[Evidence], Judgement]
-
-
 def observe(
     trial: Trial | None,
     deployment: Deployment,
     statuses: Iterable[TrafficStatus],
-    judge: Judge,
     *,
     at: datetime,
 ) -> Trial:
-    """Add what was counted since the last time and judge the current stage anew.
+    """Add what was counted since the last time; judgements are for the leader to renew.
 
     Before the stage's shares have reached every node, requests count for the totals only.
     """
@@ -70,10 +66,7 @@ def observe(
             for change in deployment.trials
             if change.old is not None and change.new is not None
         }
-    judgements = {name: judge(found) for name, found in evidence.items()}
-    return replace(
-        kept, at=at, evidence=evidence, judgements=judgements, totals=totals, seen=trial.seen | seen
-    )
+    return replace(kept, at=at, evidence=evidence, totals=totals, seen=trial.seen | seen)
 
 
 def add(one: Window, other: Window) -> Window:

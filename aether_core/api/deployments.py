@@ -70,7 +70,7 @@ async def make_plan(
     """Say what a deployment would do; change nothing."""
     beginning = _plan(wish, await node.fresh())
     plan, stages = to_plain(beginning.plan), to_plain(list(beginning.stages))
-    node.hooks.admit_deployment(plan)
+    await node.hooks.admit_deployment(plan)
     return {"plan": plan, "strategy": beginning.strategy.kind, "stages": stages}
 
 
@@ -88,7 +88,7 @@ async def deploy(
     beginning = _plan(wish, mirror)
     if wish.revision is not None and _newest_input(mirror) > wish.revision:
         raise Refused("the cluster changed since the plan was made", hint="plan again")
-    node.hooks.admit_deployment(to_plain(beginning.plan))
+    await node.hooks.admit_deployment(to_plain(beginning.plan))
     return await _begin(node, request_id, caller, beginning)
 
 

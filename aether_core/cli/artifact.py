@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from aether_core import plugins
 from aether_core.artifacts import digest_of, name_and_version
 from aether_core.cli.main import Session, json_option, pass_session
 from aether_core.cli.show import Live, size
 from aether_core.errors import ConfigError
+from aether_core.plugins import runtime_suffixes
 
 CHUNK_BYTES = 256 * 1024
 BAR_WIDTH = 30
@@ -32,7 +32,7 @@ def upload(session: Session, file: Path, name: str | None, version: str | None) 
     """Store FILE, such as target/my-service-1.0.0.jar. Done means: on disk on three nodes."""
     if not file.is_file():
         raise ConfigError(f"file '{file}' not found")
-    kinds = {plugins.load_driver(GROUP, kind).suffix: kind for kind in plugins.driver_names(GROUP)}
+    kinds = runtime_suffixes()
     if name and version:
         suffix = next((s for s in kinds if file.name.endswith(s)), "")
         if not suffix:
@@ -49,9 +49,6 @@ def upload(session: Session, file: Path, name: str | None, version: str | None) 
         f"{name}:{version} {done}: {size(stored['size_bytes'])}, SHA-256 "
         f"{stored['sha256'][:12]}, on {', '.join(stored['copies'])}"
     )
-
-
-GROUP = "aether.runtimes"
 
 
 async def _upload(session: Session, file: Path, path: str, kind: str) -> Any:

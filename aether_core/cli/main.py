@@ -14,7 +14,7 @@ import click
 
 from aether_core import __version__
 from aether_core.cli.show import Output
-from aether_core.errors import AetherError, ConfigError
+from aether_core.errors import AetherError, ConfigError, PluginError
 
 if TYPE_CHECKING:
     from aether_core.client import Client
@@ -59,7 +59,7 @@ class Session:
     def hooks(self) -> "Hooks":
         from aether_core.plugins import Hooks  # noqa: PLC0415
 
-        return Hooks()
+        return Hooks(own_commands=COMMANDS)
 
     @property
     def context(self) -> "Context":
@@ -92,17 +92,18 @@ class Commands(click.Group):
     """The commands of the table, and those of plugins."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        hooks = context.ensure_object(Session).hooks
-        return [*COMMANDS, *sorted(set(hooks.commands) - set(COMMANDS))]
+        return [*COMMANDS, *sorted(context.ensure_object(Session).hooks.commands)]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        from aether_core.plugins import import_attribute  # noqa: PLC0415
+        from aether_core.installed import import_attribute  # noqa: PLC0415
 
         found = COMMANDS.get(name)
         path = found[0] if found else context.ensure_object(Session).hooks.commands.get(name)
         if path is None:
             return None
-        command: click.Command = import_attribute(path)
+        command = import_attribute(path)
+        if not isinstance(command, click.Command):
+            raise PluginError(f"'{path}' is no command of click")
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -111,6 +112,13 @@ class Commands(click.Group):
         rows += [(name, f"From a plugin: {hooks.commands[name]}.") for name in hooks.commands]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        wrong = [p for p in context.ensure_object(Session).hooks.plugins if p.why]
+        if wrong:
+            names = ", ".join(f"{plugin.name} ({plugin.state})" for plugin in wrong)
+            formatter.write_paragraph()
+            formatter.write_text(f"Without {names}: see aether plugin list.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

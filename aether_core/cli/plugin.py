@@ -2,7 +2,7 @@
 
 import click
 
-from aether_core.cli.main import COMMANDS, Session, json_option, pass_session
+from aether_core.cli.main import Session, json_option, pass_session
 from aether_core.plugins import inventory
 
 
@@ -17,7 +17,7 @@ def plugin() -> None:
 @pass_session
 def list_command(session: Session, verbose: bool) -> None:
     """List every plugin: where it comes from, what it provides, and what is wrong with it."""
-    found = inventory(session.hooks, taken=COMMANDS)
+    found = inventory(session.hooks)
     if session.out.is_json:
         session.out.document("plugins", {"plugins": [vars(line) for line in found]})
         return

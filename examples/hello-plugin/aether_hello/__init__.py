@@ -1,0 +1,1 @@
+"""A plugin for Aether, to learn from."""
