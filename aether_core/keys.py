@@ -18,6 +18,7 @@ NODES = DESIRED + "nodes/"
 BLUEPRINTS = DESIRED + "blueprints/"
 DEPLOYMENTS = DESIRED + "deployments/"
 ACTIVE = DESIRED + "active/"  # <blueprint>: the id of its one active deployment.
+BEGUN = DESIRED + "begun"  # The deployment that began last: whoever begins one compares it.
 SLICES = DESIRED + "slices/"
 FLEETS = DESIRED + "fleets/"
 INSTANCES = DESIRED + "instances/"

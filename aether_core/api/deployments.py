@@ -1,11 +1,13 @@
 """/v1/plans, /v1/deployments, /v1/blueprints: what runs, and how it comes to run."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from aether_core import keys
 from aether_core.api.auth import Caller, get_node, require
@@ -14,7 +16,7 @@ from aether_core.blueprint import Blueprint, StrategyTable, parse_blueprint
 from aether_core.config import references
 from aether_core.deployment import Deployment, Move
 from aether_core.drivers import Stage, Strategy
-from aether_core.errors import ConfigError, NotFound, Refused
+from aether_core.errors import ConfigError, Conflict, NotFound, Refused
 from aether_core.landscape import landscape
 from aether_core.model import (
     DeploymentState,
@@ -34,14 +36,29 @@ router = APIRouter(prefix="/v1", tags=["deployments"])
 
 # Finished deployments of a blueprint beyond these are forgotten.
 KEPT_DEPLOYMENTS = 50
+BEGIN_TRIES = 5
+# A deployment begins in one transaction, with two comparisons for each slice: see MAX_OPERATIONS.
+MAX_SLICES = 50
 
 
-class Wish(BaseModel):
+def _storable(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what Python reads as JSON and nobody else does."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise ValueError("holds a number or text that is not valid JSON") from None
+    return value
+
+
+Storable = Annotated[dict[str, Any], AfterValidator(_storable)]
+
+
+class Wish(BaseModel, extra="forbid"):
     """`revision`: of the plan that was shown; a store that moved on since is refused."""
 
-    blueprint: dict[str, Any]
-    strategy: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    blueprint: Storable
+    strategy: str | None = Field(None, max_length=100)
+    options: Storable = Field(default_factory=dict)
     revision: int | None = None
 
 
@@ -68,14 +85,15 @@ async def deploy(
     """Begin a deployment; it goes on by itself."""
     if before := await answer_of(node, request_id):
         return dict(before)
-    mirror = await node.fresh()
-    plan, stages, strategy = _plan(wish, mirror)
-    if wish.revision is not None and _newest_input(mirror) > wish.revision:
-        raise Refused("the cluster changed since the plan was made", hint="plan again")
-    node.hooks.admit_deployment(to_plain(plan))
-    return await _begin(
-        node, request_id, caller, _Beginning(plan, stages, strategy, wish.blueprint)
-    )
+
+    def planned(mirror: Mirror) -> _Beginning:
+        plan, stages, strategy = _plan(wish, mirror)
+        if wish.revision is not None and _newest_input(mirror) > wish.revision:
+            raise Refused("the cluster changed since the plan was made", hint="plan again")
+        node.hooks.admit_deployment(to_plain(plan))
+        return _Beginning(plan, stages, strategy, wish.blueprint)
+
+    return await _begin(node, request_id, caller, planned)
 
 
 @router.delete("/blueprints/{name}")
@@ -88,11 +106,13 @@ async def undeploy(
     """Begin the removal of a blueprint: first its routes, then its instances."""
     if before := await answer_of(node, request_id):
         return dict(before)
-    mirror = await node.fresh()
-    if mirror.entry(keys.blueprint(name)) is None:
-        raise NotFound(f"blueprint '{name}' is not deployed")
-    plan = plan_removal(name, landscape(mirror))
-    return await _begin(node, request_id, caller, _Beginning(plan, (), StrategyTable(), None))
+
+    def planned(mirror: Mirror) -> _Beginning:
+        if mirror.entry(keys.blueprint(name)) is None:
+            raise NotFound(f"blueprint '{name}' is not deployed")
+        return _Beginning(plan_removal(name, landscape(mirror)), (), StrategyTable(), None)
+
+    return await _begin(node, request_id, caller, planned)
 
 
 @router.get("/deployments")
@@ -147,7 +167,10 @@ def find(mirror: Mirror, name: str | None) -> Deployment:
 
 def _plan(wish: Wish, mirror: Mirror) -> tuple[Plan, tuple[Stage, ...], StrategyTable]:
     blueprint = parse_blueprint(wish.blueprint)
+    if len(blueprint.slices) > MAX_SLICES:
+        raise ConfigError(f"{len(blueprint.slices)} slices in one blueprint: at most {MAX_SLICES}")
     _refuse_environment(blueprint)
+    _refuse_claimed_routes(blueprint, mirror)
     strategy = _chosen(blueprint, wish)
     driver: Strategy = load_driver("aether.strategies", strategy.kind)()
     plan = plan_deployment(blueprint, landscape(mirror))
@@ -174,7 +197,33 @@ def _refuse_environment(blueprint: Blueprint) -> None:
             )
 
 
+def _refuse_claimed_routes(blueprint: Blueprint, mirror: Mirror) -> None:
+    """Refuse routes that a deployment of another blueprint is about to take."""
+    wanted = {(route.host, route.prefix) for route in blueprint.routes()}
+    for deployment in mirror.all(Deployment, keys.DEPLOYMENTS):
+        if deployment.is_over or deployment.blueprint == blueprint.name:
+            continue
+        for route in deployment.routes:
+            if (route.host, route.prefix) in wanted:
+                raise Refused(
+                    f"route {route.host}{route.prefix} is taken by slice '{route.slice}' of "
+                    f"deployment '{deployment.id}', which is not over",
+                    hint="choose another host or prefix",
+                )
+
+
 async def _begin(
+    node: Node, request_id: str, caller: Caller, planned: Callable[[Mirror], _Beginning]
+) -> dict[str, Any]:
+    for _ in range(BEGIN_TRIES - 1):
+        try:
+            return await _try_to_begin(node, request_id, caller, planned(await node.fresh()))
+        except Conflict:
+            continue  # Another one began at the same moment: plan again with it in sight.
+    return await _try_to_begin(node, request_id, caller, planned(await node.fresh()))
+
+
+async def _try_to_begin(
     node: Node, request_id: str, caller: Caller, beginning: _Beginning
 ) -> dict[str, Any]:
     plan, mirror = beginning.plan, node.mirror
@@ -207,8 +256,16 @@ async def _begin(
     writes: list[Put | Delete] = [
         put(keys.deployment(deployment.id), deployment),
         put(keys.active(plan.blueprint), deployment.id),
+        put(keys.BEGUN, deployment.id),
     ]
+    # Whatever the plan was made against must still hold: what others began, and the artifacts.
+    fixed = {keys.BEGUN} | {
+        keys.artifact(*change.new.spec.artifact.split(":", 1))
+        for change in plan.changes
+        if change.new is not None
+    }
     compares = [
+        *(Compare(key, modified=mirror.modified(key)) for key in sorted(fixed)),
         Compare(keys.deployment(deployment.id), created=0),
         Compare(keys.active(plan.blueprint), created=0),
     ]
