@@ -104,7 +104,7 @@ class HealthTable(Table):
 class ResourcesTable(Table):
     """What each instance reserves on its node."""
 
-    cpu: Annotated[float, Field(ge=0, strict=False)] = 0.0
+    cpu: Annotated[float, Field(ge=0, le=10_000, strict=False)] = 0.0
     memory: Bytes = 0
 
 
