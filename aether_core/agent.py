@@ -53,6 +53,7 @@ from aether_core.reconcile import Workload
 from aether_core.serve import serve
 from aether_core.store import put
 from aether_core.store_etcd import EtcdStore
+from aether_core.traffic import TrafficStatus
 
 RESTART_FIRST_S, RESTART_LAST_S = 0.2, 10.0
 # A certificate is looked at this often; it is renewed at half of its seven days.
@@ -60,6 +61,7 @@ CERTIFICATE_CHECK_S = 60.0
 # After every Envoy has turned away, what was sent the moment before may still be on its way.
 SETTLE_S = 0.05
 IDLE_POLL_S = 0.05
+TRAFFIC_S = 1.0
 #: What a change of leads to another rendering of Envoy's documents.
 INGRESS_FAMILIES = (
     keys.ROUTES,
@@ -123,6 +125,7 @@ class Agent:
             ("election", self.stand),
             ("reconcile", self.workload.reconcile),
             ("statuses", self.workload.publish),
+            ("traffic", self.publish_traffic),
             ("artifacts", partial(replicate, node)),
             ("certificates", self.renew_certificates),
         ]
@@ -196,6 +199,20 @@ class Agent:
                     said = newest
                 await changed.wait()
 
+    async def publish_traffic(self) -> None:
+        """Say what Envoy counted, once a second while a deployment goes on, for ever."""
+        node, mirror, said = self.node, self.node.mirror, None
+        while True:
+            await node.clock.sleep(TRAFFIC_S)
+            if not mirror.under(keys.ACTIVE):
+                continue
+            fleets = [fleet.id for fleet in mirror.all(Fleet, keys.FLEETS)]
+            windows = await node.ingress.counted(fleets)
+            if windows != said:
+                status = TrafficStatus(node.id, node.clock.at(), windows)
+                await node.joined_store().commit([put(keys.traffic(node.id), status)])
+                said = windows
+
     def world(self) -> World:
         """Return what Envoy depends on, as the mirror has it."""
         node, mirror = self.node, self.node.mirror
@@ -236,7 +253,9 @@ class Agent:
         node = self.node
 
         async def lead(term: Term) -> None:
-            leader = Leader(node.joined_store(), node.mirror, node.clock, term, self._moved)
+            leader = Leader(
+                node.joined_store(), node.mirror, node.clock, term, node.hooks.judge, self._moved
+            )
             await leader.run()
 
         await campaign(node.joined_store(), node.mirror, self.presence, node.id, lead)

@@ -76,6 +76,8 @@ class Blobs:
             with partial.open("ab") as file:
                 async for chunk in chunks:
                     await asyncio.to_thread(file.write, chunk)
+                    if file.tell() > size_bytes:
+                        break  # Damaged, as `_accept` says; more of it only fills the disk.
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
             await self._accept(partial, sha256, size_bytes)

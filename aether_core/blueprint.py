@@ -1,12 +1,13 @@
 """`blueprint.toml`: which slices of which artifacts run, and how."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from aether_core.config import Document, Table, read_toml, validate
+from aether_core.config import Document, Table, read_toml, validate, wrong
 from aether_core.errors import ConfigError
 from aether_core.model import ArtifactRecord, HealthCheck, InstanceSpec, Resources, Route
 
@@ -25,10 +26,16 @@ def _artifact_reference(value: str) -> str:
     return value
 
 
+def _path(value: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", value) or "#" in value:
+        raise ValueError('must be a path that begins with "/", in visible ASCII characters')
+    return value
+
+
 def _prefix(value: str) -> str:
-    if not value.startswith("/") or "?" in value or "#" in value:
-        raise ValueError('must be a path that begins with "/"')
-    return value if value == "/" else value.rstrip("/")
+    if "?" in value:
+        raise ValueError("must be a path without a query")
+    return _path(value).rstrip("/") or "/"
 
 
 def _host(value: str) -> str:
@@ -37,11 +44,33 @@ def _host(value: str) -> str:
     return value.lower()
 
 
+def _entry(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"must be a command line: {str(error).lower()}") from None
+    if not words:
+        raise ValueError("must say what to start")
+    return value
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("must be a variable's name: letters, digits and '_'")
+    if name == "PORT" or name.startswith("AETHER_"):
+        raise ValueError("is set by Aether itself")
+    return name
+
+
+def _variable_value(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not hold the character NUL, which no environment can")
+    return value
+
+
 def _size(value: Any) -> Any:
     """Turn "256MiB" into bytes."""
-    if not isinstance(value, str):
-        return value  # From our own JSON, where sizes are bytes already.
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|TiB)", value)
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(KiB|MiB|GiB|TiB)", str(value))
     if match is None:
         raise ValueError('must be a number with KiB, MiB, GiB or TiB, such as "256MiB"')
     return int(float(match[1]) * SIZE_UNITS[match[2]])
@@ -49,6 +78,8 @@ def _size(value: Any) -> Any:
 
 Name = Annotated[str, AfterValidator(_name)]
 Bytes = Annotated[int, BeforeValidator(_size), Field(json_schema_extra={"type": ["string"]})]
+Variable = Annotated[str, AfterValidator(_variable)]
+VariableValue = Annotated[str, AfterValidator(_variable_value)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, strict=False)]
 
 
@@ -62,7 +93,7 @@ class RouteTable(Table):
 class HealthTable(Table):
     """An HTTP GET that answers 2xx or 3xx when an instance can take requests."""
 
-    path: Annotated[str, AfterValidator(_prefix)] = "/"
+    path: Annotated[str, AfterValidator(_path)] = "/"
     interval_s: Seconds = 1.0
     timeout_s: Seconds = 1.0
     healthy_after: Annotated[int, Field(ge=1, le=100)] = 1
@@ -91,10 +122,10 @@ class SliceTable(Table):
     artifact: Annotated[str, AfterValidator(_artifact_reference)]
     instances: Annotated[int, Field(ge=1, le=10_000)] = 1
     min_available: Annotated[int, Field(ge=0)] = 0
-    entry: str = ""
+    entry: Annotated[str, AfterValidator(_entry)] = ""
     route: RouteTable | None = None
     health: HealthTable = HealthTable()
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[Variable, VariableValue] = Field(default_factory=dict, repr=False)
     scale: ScaleTable = ScaleTable()
     resources: ResourcesTable = ResourcesTable()
     drain_s: Annotated[float, Field(ge=0, le=86_400, strict=False)] = 30.0
@@ -103,13 +134,12 @@ class SliceTable(Table):
     @model_validator(mode="after")
     def _bounds_agree(self) -> "SliceTable":
         if self.min_available > self.instances:
-            raise ValueError(
-                f"min_available {self.min_available} is more than instances {self.instances}"
+            raise wrong(
+                f"{self.min_available} is more than instances, {self.instances}", "min_available"
             )
         if not self.scale.min <= self.instances <= self.scale.max:
-            raise ValueError(
-                f"instances {self.instances} is outside scale: {self.scale.min} to {self.scale.max}"
-            )
+            bounds = f"{self.scale.min} to {self.scale.max}"
+            raise wrong(f"{self.instances} is outside scale, {bounds}", "instances")
         return self
 
 
@@ -131,28 +161,33 @@ class StrategyTable(Table, extra="allow"):
         return dict(self.model_extra or {})
 
 
+def _not_empty(slices: tuple[SliceTable, ...]) -> tuple[SliceTable, ...]:
+    # Not `min_length`: it also counts the slices that are there but not valid as missing.
+    if not slices:
+        raise ValueError("must be one slice at least")
+    return slices
+
+
 class Blueprint(Table):
     """A whole `blueprint.toml`."""
 
     blueprint: HeadTable
-    slices: Annotated[tuple[SliceTable, ...], Field(min_length=1, strict=False)]
+    slices: Annotated[tuple[SliceTable, ...], Field(strict=False), AfterValidator(_not_empty)]
     strategy: StrategyTable = StrategyTable()
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> "Blueprint":
-        names = [piece.name for piece in self.slices]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"slice '{name}' is there twice")
+        names: set[str] = set()
         taken: dict[tuple[str, str], str] = {}
-        for piece in self.slices:
+        for number, piece in enumerate(self.slices):
+            if piece.name in names:
+                raise wrong(f"slice '{piece.name}' is there already", "slices", number, "name")
+            names.add(piece.name)
             if piece.route is not None:
                 where = (piece.route.host, piece.route.prefix)
                 if where in taken:
-                    raise ValueError(
-                        f"slices '{taken[where]}' and '{piece.name}' have the same route "
-                        f"{where[0]}{where[1]}"
-                    )
+                    reason = f"slice '{taken[where]}' has the route {''.join(where)} already"
+                    raise wrong(reason, "slices", number, "route")
                 taken[where] = piece.name
         return self
 

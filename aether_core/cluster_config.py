@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from aether_core.blueprint import Name
-from aether_core.config import Table, read_toml, resolve, validate
-from aether_core.errors import PluginError
+from aether_core.config import Table, read_toml, resolve, validate, wrong
+from aether_core.errors import ConfigError, PluginError
 from aether_core.installed import import_attribute
 from aether_core.model import Ports
 
@@ -16,7 +16,9 @@ MAX_QUORUM = 5
 # Distance between two nodes' ports where all nodes share one host.
 SLOT_PORTS = 10
 
-Port = Annotated[int, Field(ge=1, le=65_535)]
+LAST_PORT = 65_535
+
+Port = Annotated[int, Field(ge=1, le=LAST_PORT)]
 
 
 class ClusterTable(Table):
@@ -38,9 +40,10 @@ class ClusterTable(Table):
     @model_validator(mode="after")
     def _quorum_is_odd(self) -> "ClusterTable":
         if self.quorum % 2 == 0 or self.quorum > self.size:
-            raise ValueError(
+            raise wrong(
                 f"quorum {self.quorum} must be odd and at most the size, {self.size}; "
-                f"try: quorum = {min(MAX_QUORUM, self.size - (self.size + 1) % 2)}"
+                f"try: quorum = {min(MAX_QUORUM, self.size - (self.size + 1) % 2)}",
+                "quorum",
             )
         return self
 
@@ -68,6 +71,15 @@ class NetworkTable(Table):
     etcd_client: Port = 7403
     etcd_peer: Port = 7404
     ingress: Port = 8080
+
+    @model_validator(mode="after")
+    def _no_port_twice(self) -> "NetworkTable":
+        taken: dict[int, str] = {}
+        for name, port in self.model_dump().items():
+            if port in taken:
+                raise wrong(f"port {port} is that of '{taken[port]}' already", name)
+            taken[port] = name
+        return self
 
 
 class ClusterConfig(Table):
@@ -120,14 +132,17 @@ async def resolve_config(
 
 
 def ports(network: NetworkTable, slot: int, shares_host: bool) -> Ports:
-    """Return the ports of the node in `slot` (from 1)."""
+    """Return the ports of the node in `slot` (from 1). Errors: ConfigError: there are no such."""
     far = (slot - 1) * SLOT_PORTS if shares_host else 0
     near = slot - 1 if shares_host else 0
-    return Ports(
-        api=network.api + far,
-        ingress=network.ingress + near,
-        inner=network.inner + far,
-        mesh=network.mesh + far,
-        etcd_client=network.etcd_client + far,
-        etcd_peer=network.etcd_peer + far,
-    )
+    chosen = {
+        name: port + (near if name == "ingress" else far)
+        for name, port in network.model_dump().items()
+    }
+    for name, port in chosen.items():
+        if port > LAST_PORT:
+            raise ConfigError(
+                f"[network] {name} is too high: node {slot} would get port {port}",
+                hint=f"the last port is {LAST_PORT}",
+            )
+    return Ports(**chosen)

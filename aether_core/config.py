@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 
 from aether_core.errors import ConfigError, NotFound, Problem
 
@@ -26,12 +27,15 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 PLACEHOLDER = re.compile(r"\$\{(env|secrets):([^${}]+)\}")
+#: What looks like one, but not what a shell writes: ${PORT:-80}, ${NAME:0:3}.
+_MISTAKEN = re.compile(rf"(?!{PLACEHOLDER.pattern})\$\{{[A-Za-z]+:(?![-=?+\d])")
 
 
 class Table(BaseModel):
     """Base of every model of a file: unknown keys and silent conversions are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # TOML knows infinity and not-a-number; JSON, in which all is sent and kept, does not.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,20 @@ def read_toml(path: Path) -> Document:
 
 def validate(document: Document, model: type[Model]) -> Model:
     """Return the document as `model`. Errors: ConfigError with every problem at once."""
+    problems = list(_mistaken_placeholders(document))
     try:
-        return model.model_validate(document.values)
+        valid = model.model_validate(document.values)
     except ValidationError as error:
-        problems = problems_of(error, document, model=model)
-        raise ConfigError(f"'{document.file}' is not valid", problems=tuple(problems)) from None
+        problems += problems_of(error, document, model=model)
+    if problems:
+        problems.sort(key=lambda problem: problem.line)
+        raise ConfigError(f"'{document.file}' is not valid", problems=tuple(problems))
+    return valid
+
+
+def wrong(reason: str, *at: str | int) -> PydanticCustomError:
+    """Return what a model's validator raises to name the key below it that is wrong."""
+    return PydanticCustomError("wrong", "{reason}", {"reason": reason, "at": at})
 
 
 def problems_of(
@@ -88,7 +101,8 @@ def problems_of(
     """Translate what pydantic found into our problems, in file order."""
     found = []
     for detail in error.errors():
-        keys = tuple(key for key in detail["loc"] if key != "__root__")
+        at = detail.get("ctx", {}).get("at", ())
+        keys = tuple(key for key in (*detail["loc"], *at) if key != "[key]")
         line = document.line_of(keys) if document else 0
         reason, hint = _reason(dict(detail), keys, model)
         name = document.file if document else file
@@ -134,6 +148,27 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
 
 
+def _mistaken_placeholders(document: Document) -> Iterator[Problem]:
+    if not document.lines:
+        return  # Not a file: its placeholders were resolved, and values may look like anything.
+    for keys, text in _strings(document.values):
+        for found in _MISTAKEN.finditer(text):
+            reason = f"'{found[0]}' begins no placeholder"
+            hint = "${env:NAME} or ${secrets:path}"
+            yield Problem(document.file, document.line_of(keys), _dotted(keys), reason, hint)
+
+
+def _strings(value: object, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
+    if isinstance(value, str):
+        yield keys, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _strings(item, (*keys, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _strings(item, (*keys, index))
+
+
 def _replaced(value: Any, known: Mapping[tuple[str, str], str]) -> Any:
     if isinstance(value, str):
         return PLACEHOLDER.sub(lambda match: known[match[1], match[2]], value)
@@ -147,7 +182,8 @@ def _replaced(value: Any, known: Mapping[tuple[str, str], str]) -> Any:
 def _reason(detail: dict[str, Any], keys: Keys, model: type[BaseModel] | None) -> tuple[str, str]:
     """Return why, and what to do."""
     if detail["type"] == "extra_forbidden":
-        names = sorted(_fields(model, keys[:-1])) if model else []
+        table = _table(model, keys[:-1])
+        names = sorted(table.model_fields) if table else []
         near = difflib.get_close_matches(str(keys[-1]), names, n=1, cutoff=0.5)
         if near:
             return "unknown key", f"did you mean '{near[0]}'?"
@@ -156,23 +192,32 @@ def _reason(detail: dict[str, Any], keys: Keys, model: type[BaseModel] | None) -
         return "missing", ""
     message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[:1].lower() + message[1:]
-    given = detail.get("input")
-    if isinstance(given, str | int | float | bool) and detail["type"] != "value_error":
+    given, told = detail.get("input"), detail["type"] in ("value_error", "wrong")
+    if isinstance(given, str | int | float | bool) and not told and _may_be_shown(model, keys):
         message += f", not {given!r}"
     reason, _, hint = message.partition("; try: ")
     return reason, hint
 
 
-def _fields(model: type[BaseModel] | None, keys: Keys) -> list[str]:
-    """Return the field names of the model that `keys` lead to."""
+def _may_be_shown(model: type[BaseModel] | None, keys: Keys) -> bool:
+    """Return whether the value at `keys` is no secret: fields out of `repr` hold some."""
+    for end in range(len(keys), 0, -1):
+        table = _table(model, keys[: end - 1])
+        if table is not None and keys[end - 1] in table.model_fields:
+            return table.model_fields[str(keys[end - 1])].repr
+    return True
+
+
+def _table(model: type[BaseModel] | None, keys: Keys) -> type[BaseModel] | None:
+    """Return the model that `keys` lead to."""
     for key in keys:
         if model is None:
-            return []
+            return None
         if isinstance(key, int):
             continue
         annotation = model.model_fields[key].annotation if key in model.model_fields else None
         model = _model_in(annotation)
-    return [] if model is None else list(model.model_fields)
+    return model
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -167,14 +167,58 @@ class SliceChange:
     new: Fleet | None
 
 
+class Judging(StrEnum):
+    """What the judge's verdict means to a stage."""
+
+    NONE = "NONE"  # Nobody is asked.
+    VETO = "VETO"  # DEGRADED rolls back; anything else lets it go on.
+    REQUIRED = "REQUIRED"  # Only HEALTHY lets it go on; DEGRADED rolls back.
+
+
+class Lapse(StrEnum):
+    """What happens when a stage has waited for as long as it may."""
+
+    ROLL_BACK = "ROLL_BACK"
+    GO_ON = "GO_ON"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who gets which version, instead of chance: by a value that the request carries.
+
+    `by`: header, cookie or query; `name`: of that header, cookie or query parameter. A request
+    without it gets a cookie that keeps it where chance put it. `force_header`: its value names the
+    version, for testers; empty: nobody may choose. `old`, `new`: what the versions are called.
+    """
+
+    by: str
+    name: str
+    force_header: str = ""
+    old: str = "A"
+    new: str = "B"
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One step of a rollout. Fractions 0..1; `hold_s` None waits until someone promotes."""
+    """One step of a rollout: first capacity, then traffic, then what is no longer needed.
+
+    Units: fractions and `share` 0..1, `hold_s` and `patience_s` seconds.
+    """
 
     share: float  # Of the traffic, to the new fleet.
-    new_fraction: float  # Of the new fleet's wanted instances that must be READY.
-    old_fraction: float  # Of the old fleet's instances that keep running.
-    hold_s: float | None = 0.0
+    new_fraction: float  # Of the new fleet's wanted instances, all READY before traffic moves.
+    old_fraction: float  # Of the old fleet's instances that run on once the traffic has moved.
+    hold_s: float = 0.0  # The least time at this share.
+    is_manual: bool = False  # Goes on only when somebody says so.
+    judging: Judging = Judging.NONE
+    patience_s: float = 0.0  # The longest time at this share; what then, says `lapse`.
+    lapse: Lapse = Lapse.ROLL_BACK
+    split: Split | None = None
+
+    @property
+    def passes_at_once(self) -> bool:
+        """Return whether nothing has to be waited for at this share."""
+        return not (self.hold_s or self.is_manual or self.judging == Judging.REQUIRED)
 
 
 @runtime_checkable
@@ -186,5 +230,9 @@ class Strategy(Protocol):
     def stages(
         self, changes: tuple[SliceChange, ...], options: Mapping[str, object]
     ) -> tuple[Stage, ...]:
-        """Return the stages in order; the last one has share 1. Errors: ConfigError for options."""
+        """Return the stages in order, at least one.
+
+        `changes`: those with both an old and a new fleet are what traffic moves between; there may
+        be none, at the first deployment. Errors: ConfigError for options, with what is allowed.
+        """
         ...

@@ -10,11 +10,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aether_core.certs import node_uri
+from aether_core.envoy_routes import (
+    FLEET_HEADER,
+    RETRY_UNSENT,
+    TYPE,
+    Json,
+    answer,
+    fleet_header,
+    forward,
+    slice_routes,
+)
+from aether_core.evidence import LATENCY_BOUNDS_MS
 from aether_core.model import (
-    WHOLE_SHARE_BP,
     Assignment,
     Fleet,
     FleetId,
@@ -26,30 +35,22 @@ from aether_core.model import (
     RouteTable,
 )
 
-Json = dict[str, Any]
-
-FLEET_HEADER = "x-aether-fleet"
 INNER_DOMAIN = "aether"  # A slice is http://<slice>.aether to the others.
 CONNECT_TIMEOUT_S = 1.0
 # Without traffic Envoy would ask once a minute: too long not to know that a node is gone.
 NO_TRAFFIC_INTERVAL_S = 5.0
-RETRIES = 2
 # Long enough for idle WebSockets, short enough to let go of what nobody will use again.
 STREAM_IDLE_S = 3600
 # A client gets this long to send its request's headers.
 HEADERS_TIMEOUT_S = 10
-# Not idempotent: sent again only when it certainly reached nobody.
-UNSAFE_METHODS = "POST|PATCH|CONNECT"
-RETRY_UNSENT = "connect-failure,refused-stream,reset-before-request"
-RETRY_IDEMPOTENT = RETRY_UNSENT + ",reset"
+# Envoy has no open last bucket: what takes longer than this would not be counted.
+LAST_BOUND_MS = 1e9
 
-TYPE = "type.googleapis.com/envoy."
 HTTP_MANAGER = TYPE + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ROUTER = TYPE + "extensions.filters.http.router.v3.Router"
 UPSTREAM_TLS = TYPE + "extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 DOWNSTREAM_TLS = TYPE + "extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 RAW_BUFFER = TYPE + "extensions.transport_sockets.raw_buffer.v3.RawBuffer"
-PREVIOUS_HOSTS = TYPE + "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,15 @@ def bootstrap(world: World, admin_socket: Path) -> Json:
     return {
         "node": {"id": world.node, "cluster": world.cluster},
         "admin": {"address": {"pipe": {"path": str(admin_socket), "mode": 0o600}}},
+        "stats_flush_interval": "1s",  # Histograms are counted up when they are flushed.
+        "stats_config": {
+            "histogram_bucket_settings": [
+                {
+                    "match": {"suffix": ".upstream_rq_time"},
+                    "buckets": [*LATENCY_BOUNDS_MS, LAST_BOUND_MS],
+                }
+            ]
+        },
         "dynamic_resources": {
             "cds_config": _from_file(world.live_dir / "cds.json"),
             "lds_config": _from_file(world.live_dir / "lds.json"),
@@ -161,7 +171,7 @@ def _fleet_cluster(fleet: Fleet, world: World) -> Json:
                 "healthy_threshold": health.healthy_after,
                 "http_health_check": {
                     "path": health.path,
-                    "request_headers_to_add": [_header(FLEET_HEADER, fleet.id)],
+                    "request_headers_to_add": [fleet_header(fleet.id)],
                     "expected_statuses": [{"start": 200, "end": 400}],
                 },
             }
@@ -279,9 +289,9 @@ def _public_routes(table: RouteTable, known: set[FleetId]) -> Json:
         routes = [
             entry
             for route in [*own, *anywhere]
-            for entry in _slice_routes(route.slice, route.prefix, table, known)
+            for entry in slice_routes(route.slice, route.prefix, table, known)
         ]
-        routes.append(_answer(404, "no slice is routed here\n"))
+        routes.append(answer(404, "no slice is routed here\n"))
         virtual_hosts.append({"name": host, "domains": [host], "routes": routes})
     return _route_configuration("public", virtual_hosts)
 
@@ -291,11 +301,11 @@ def _inner_routes(table: RouteTable, known: set[FleetId]) -> Json:
         {
             "name": name,
             "domains": [f"{name}.{INNER_DOMAIN}"],
-            "routes": _slice_routes(name, "/", table, known),
+            "routes": slice_routes(name, "/", table, known),
         }
         for name in sorted(table.shares)
     ]
-    nobody = [_answer(404, "no slice of that name: use http://<slice>.aether\n")]
+    nobody = [answer(404, "no slice of that name: use http://<slice>.aether\n")]
     virtual_hosts.append({"name": "*", "domains": ["*"], "routes": nobody})
     return _route_configuration("inner", virtual_hosts)
 
@@ -307,73 +317,13 @@ def _mesh_routes(known: set[FleetId]) -> Json:
                 "prefix": "/",
                 "headers": [{"name": FLEET_HEADER, "string_match": {"exact": fleet}}],
             },
-            "route": {**_forward(RETRY_UNSENT), "cluster": local_name(fleet)},
+            "route": {**forward(RETRY_UNSENT), "cluster": local_name(fleet)},
             "request_headers_to_remove": [FLEET_HEADER],
         }
         for fleet in sorted(known)
     ]
-    routes.append(_answer(503, "this node has no instance of that fleet\n"))
+    routes.append(answer(503, "this node has no instance of that fleet\n"))
     return _route_configuration("mesh", [{"name": "mesh", "domains": ["*"], "routes": routes}])
-
-
-def _slice_routes(name: str, prefix: str, table: RouteTable, known: set[FleetId]) -> list[Json]:
-    match = {"prefix": "/"} if prefix == "/" else {"path_separated_prefix": prefix}
-    shares = {fleet: bp for fleet, bp in table.shares.get(name, {}).items() if bp}
-    if not shares or not shares.keys() <= known:
-        return [_answer(503, f"slice '{name}' has nothing to serve it yet\n", match)]
-    assert sum(shares.values()) == WHOLE_SHARE_BP, f"shares of '{name}' are not whole"
-    unsafe = {"name": ":method", "string_match": {"safe_regex": {"regex": UNSAFE_METHODS}}}
-    return [
-        _shared(shares, {**match, "headers": [unsafe]}, RETRY_UNSENT),
-        _shared(shares, match, RETRY_IDEMPOTENT),
-    ]
-
-
-def _shared(shares: Mapping[FleetId, int], match: Json, retry_on: str) -> Json:
-    if len(shares) == 1:
-        (fleet,) = shares
-        return {
-            "match": match,
-            "route": {**_forward(retry_on), "cluster": fleet},
-            "request_headers_to_add": [_header(FLEET_HEADER, fleet)],
-        }
-    clusters = [
-        {
-            "name": fleet,
-            "weight": bp,
-            "request_headers_to_add": [_header(FLEET_HEADER, fleet)],
-        }
-        for fleet, bp in sorted(shares.items())
-    ]
-    return {
-        "match": match,
-        "route": {**_forward(retry_on), "weighted_clusters": {"clusters": clusters}},
-    }
-
-
-def _forward(retry_on: str) -> Json:
-    return {
-        "timeout": "0s",  # Streams may last; an idle one ends by the listener's limit.
-        "retry_policy": {
-            "retry_on": retry_on,
-            "num_retries": RETRIES,
-            "retry_host_predicate": [
-                {
-                    "name": "envoy.retry_host_predicates.previous_hosts",
-                    "typed_config": {"@type": PREVIOUS_HOSTS},
-                }
-            ],
-            "host_selection_retry_max_attempts": 3,
-            "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.100s"},
-        },
-    }
-
-
-def _answer(status: int, body: str, match: Json | None = None) -> Json:
-    return {
-        "match": match or {"prefix": "/"},
-        "direct_response": {"status": status, "body": {"inline_string": body}},
-    }
 
 
 def _by_prefix(routes: Iterable[Route]) -> list[Route]:
@@ -491,14 +441,6 @@ def _from_file(path: Path) -> Json:
 
 def _address(address: str, port: int) -> Json:
     return {"socket_address": {"address": address, "port_value": port}}
-
-
-def _header(name: str, value: str) -> Json:
-    # Overwrites what the client sent: nobody outside chooses a fleet.
-    return {
-        "header": {"key": name, "value": value},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-    }
 
 
 def _seconds(value_s: float) -> str:

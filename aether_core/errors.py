@@ -20,7 +20,7 @@ AetherError                      exit 1   http 500
 └─ RolledBack                    exit 6   409   the strategy worked, the deployment did not land
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 
@@ -209,11 +209,6 @@ def from_problem_document(document: dict[str, Any]) -> AetherError:
         problems = tuple(Problem(**problem) for problem in document.get("problems", []))
         return kind(title, hint=hint, problems=problems, **fields)
     return kind(title, hint=hint, **fields)
-
-
-def in_file(problem: Problem, file: str) -> Problem:
-    """Return `problem` as found in `file`."""
-    return replace(problem, file=file)
 
 
 def _tree(root: type[AetherError]) -> list[type[AetherError]]:

@@ -17,6 +17,9 @@ from typing import Any
 
 import pluggy
 
+from aether_core.evidence import Evidence
+from aether_core.judge import Judgement, Limits
+
 #: Grows when a Protocol or hook changes in a way that breaks plugins. A plugin writes the number:
 #: with this name in its place it would always claim to fit.
 API_VERSION = 1
@@ -67,6 +70,16 @@ def aether_admit_deployment(plan: Mapping[str, Any], tables: Mapping[str, Any]) 
     Called on the node that was asked, after all other checks and before anything is written. One
     objection refuses; so does an implementation that raises. `plan` is what `--dry-run --json`
     shows.
+    """
+    raise AssertionError("a specification is never called")
+
+
+@hookspec
+def aether_judge(evidence: Evidence, limits: Limits, tables: Mapping[str, Any]) -> Judgement | None:
+    """Judge a new version instead of the judge that Aether has, or return None to leave it to it.
+
+    Called on the leader, once a second for each slice that runs in two versions. The first answer
+    counts, in order of the plugins' names; one that raises leaves the verdict INCONCLUSIVE.
     """
     raise AssertionError("a specification is never called")
 

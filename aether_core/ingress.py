@@ -11,6 +11,9 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from loguru import logger
 from aether_core.clock import Clock
 from aether_core.envoy import Documents, World, bootstrap, render
 from aether_core.errors import AetherError
+from aether_core.evidence import Window
+from aether_core.model import FleetId
 from aether_core.process import Child, load_child, rotate, save_child, spawn, stop, wait_ended
 
 VERSION = "1.40."
@@ -154,6 +159,22 @@ class Ingress:
         text = await self._admin("/stats", filter=pattern)
         lines = (line.partition(": ") for line in text.splitlines())
         return {name: value.strip('"') for name, _, value in lines}
+
+    async def counted(self, fleets: Iterable[FleetId]) -> dict[FleetId, Window]:
+        """Return all that Envoy counted for each fleet since it began.
+
+        Requests that came in at this node, each once, wherever the instance was: what another
+        node passed on to us is counted there.
+        """
+        pattern = r"^cluster\.[^/]+\.upstream_rq_(completed|5xx|time)$"
+        found = dict.fromkeys(fleets, Window())
+        query = {"filter": pattern, "format": "json", "histogram_buckets": "disjoint"}
+        stats = json.loads(await self._admin("/stats", **query)).get("stats", [])
+        for name, take in _counters(stats):
+            fleet = FleetId(name)
+            if fleet in found:
+                found[fleet] = take(found[fleet])
+        return found
 
     async def wait_ended(self) -> None:
         """Return when Envoy is gone."""
@@ -302,3 +323,20 @@ def _version(name: str, said: dict[str, str]) -> str | None:
         return said.get(f"http.{listener}.rds.{listener}.version_text")
     cluster = name.removeprefix("eds-").removesuffix(".json").replace("~", "/")
     return said.get(f"cluster.{cluster.replace(':', '_')}.version_text")
+
+
+def _counters(stats: list[Any]) -> Iterator[tuple[str, Callable[[Window], Window]]]:
+    """Yield the cluster of each statistic and how to put it into the cluster's window."""
+    for stat in stats:
+        if "histograms" in stat:
+            for histogram in stat["histograms"]:
+                counts = tuple(int(bucket["cumulative"]) for bucket in histogram["buckets"])
+                yield _cluster(histogram["name"]), partial(replace, latency=counts)
+        elif stat["name"].endswith("completed"):
+            yield _cluster(stat["name"]), partial(replace, requests=int(stat["value"]))
+        elif stat["name"].endswith("5xx"):
+            yield _cluster(stat["name"]), partial(replace, errors=int(stat["value"]))
+
+
+def _cluster(stat: str) -> str:
+    return stat.removeprefix("cluster.").rpartition(".")[0]

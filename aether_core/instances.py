@@ -167,8 +167,9 @@ class Instance:
         health = asyncio.ensure_future(self._follow_health(child))
         try:
             await asyncio.wait({ended, health}, return_when=asyncio.FIRST_COMPLETED)
-            if health.done() and not ended.done():
-                await stop(child, grace_s=self.spec.grace_s, clock=self._around.clock)
+            # Also when it ended by itself: what it left behind in its session ends with it.
+            await stop(child, grace_s=self.spec.grace_s, clock=self._around.clock)
+            if health.done():
                 return health.result()
             status = ended.result()
             return "ended" if status is None else f"ended with exit status {status}"
@@ -190,7 +191,8 @@ class Instance:
                 if passed >= check.healthy_after and self.status.state != S.READY:
                     well_since_s = now_s
                     self._report(S.READY, pid=child.pid, port=self.kept.port, why="")
-                if self.kept.restarts and now_s - well_since_s > FORGIVEN_AFTER_S:
+                is_forgiven = now_s - well_since_s > FORGIVEN_AFTER_S
+                if self.kept.restarts and self.status.state == S.READY and is_forgiven:
                     self._keep(restarts=0)
             else:
                 passed, failed = 0, failed + 1
@@ -206,7 +208,8 @@ class Instance:
     async def _end(self) -> None:
         child = self._adopted()
         if child is not None:
-            if self.status.state in (S.READY, S.UNHEALTHY):
+            # FETCHING: adopted and not asked yet how it is, so requests may be on their way to it.
+            if self.status.state != S.STARTING:
                 self._report(S.DRAINING, why="waiting for requests in flight")
                 await self._wait_idle()
             self._report(S.STOPPING, why="")

@@ -31,8 +31,11 @@ class Journal:
             "event": event,
             "about": about,
         }
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with self._path.open("ab+") as file:
+            # After a line that a crash cut short, begin a new one: joined, both were lost.
+            if file.tell() and not self._path.read_bytes().endswith(b"\n"):
+                file.write(b"\n")
+            file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -41,7 +44,7 @@ class Journal:
         if not self._path.exists():
             return []
         found = []
-        for text in self._path.read_text().splitlines():
+        for text in self._path.read_bytes().splitlines():
             try:
                 found.append(Line(**json.loads(text)))
             except (ValueError, TypeError):

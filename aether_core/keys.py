@@ -17,6 +17,7 @@ ROUTES = DESIRED + "routes"
 NODES = DESIRED + "nodes/"
 BLUEPRINTS = DESIRED + "blueprints/"
 DEPLOYMENTS = DESIRED + "deployments/"
+TRIALS = DESIRED + "trials/"  # <deployment>: what its versions' requests showed so far.
 ACTIVE = DESIRED + "active/"  # <blueprint>: the id of its one active deployment.
 SLICES = DESIRED + "slices/"
 FLEETS = DESIRED + "fleets/"
@@ -27,6 +28,7 @@ TOKENS = DESIRED + "tokens/"
 NODE_STATUSES = OBSERVED + "nodes/"
 INSTANCE_STATUSES = OBSERVED + "instances/"
 INGRESS_STATUSES = OBSERVED + "ingress/"
+TRAFFIC = OBSERVED + "traffic/"  # <node>: what its Envoy counted, while a deployment goes on.
 COPIES = OBSERVED + "copies/"  # <node>/<sha256>: the node holds these bytes, fsynced.
 
 
@@ -49,6 +51,10 @@ def blueprint(name: str) -> str:
 
 def deployment(id: str) -> str:
     return DEPLOYMENTS + id
+
+
+def trial(deployment_id: str) -> str:
+    return TRIALS + deployment_id
 
 
 def active(blueprint_name: str) -> str:
@@ -81,6 +87,10 @@ def instance_status(node_id: NodeId, id: InstanceId) -> str:
 
 def ingress_status(node_id: NodeId) -> str:
     return INGRESS_STATUSES + node_id
+
+
+def traffic(node_id: NodeId) -> str:
+    return TRAFFIC + node_id
 
 
 def artifact(name: str, version: str) -> str:

@@ -3,8 +3,9 @@
 It holds nothing that the store does not: a new leader continues where the last one stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from loguru import logger
 
@@ -13,6 +14,8 @@ from aether_core.clock import Clock
 from aether_core.deployment import Deployment
 from aether_core.election import Term, changed_or
 from aether_core.errors import Unavailable
+from aether_core.evidence import Evidence
+from aether_core.judge import Judgement, Limits
 from aether_core.landscape import live_nodes, seats
 from aether_core.lifecycle import admit
 from aether_core.model import (
@@ -27,11 +30,14 @@ from aether_core.model import (
     SliceRecord,
 )
 from aether_core.placement import Placing, place
-from aether_core.rollout import Sight, Step, step
+from aether_core.rollout import Sight, Step, limits_of, step
 from aether_core.store import MAX_OPERATIONS, Compare, Delete, Mirror, Put, Store, put
+from aether_core.traffic import TrafficStatus, Trial, observe
 
 # The longest time between two looks when nothing changes: deadlines pass without a change.
 TICK_S = 1.0
+# What was counted is judged this often; an automatic rollback begins within this time.
+EVALUATE_S = 1.0
 # A node whose lease is gone this long is lost: its instances are placed elsewhere.
 LOST_AFTER_S = 3.0
 
@@ -44,6 +50,7 @@ class Leader:
     mirror: Mirror
     clock: Clock
     term: Term
+    judge: Callable[[Evidence, Limits], Awaitable[Judgement]]
     on_moved: Callable[[Deployment, Deployment], None]
     _absent_since_s: dict[NodeId, float] = field(default_factory=dict)
 
@@ -65,7 +72,8 @@ class Leader:
         """Decide once; return whether anything was written."""
         has_written = await self._admit()
         for deployment in self._active():
-            taken = step(deployment, self.sight())
+            await self._evaluate(deployment)
+            taken = step(deployment, self.sight(deployment))
             if taken is not None:
                 has_written |= await self._take(deployment, taken)
         return await self._place() or has_written
@@ -88,9 +96,26 @@ class Leader:
         found = [self.mirror.get(Deployment, keys.deployment(name)) for name in ids]
         return [deployment for deployment in found if deployment is not None]
 
-    def sight(self) -> Sight:
+    async def _evaluate(self, deployment: Deployment) -> None:
+        """Take in what was counted since the last evaluation, and have it judged."""
+        mirror, key, at = self.mirror, keys.trial(deployment.id), self.clock.at()
+        trial = mirror.get(Trial, key)
+        is_due = trial is None or at - trial.at >= timedelta(seconds=EVALUATE_S)
+        if not deployment.trials or not is_due:
+            return
+        live = live_nodes(mirror)
+        counted = [s for s in mirror.all(TrafficStatus, keys.TRAFFIC) if s.node in live]
+        observed, limits = observe(trial, deployment, counted, at=at), limits_of(deployment)
+        judged = {name: await self.judge(seen, limits) for name, seen in observed.evidence.items()}
+        observed = replace(observed, judgements=judged)
+        compare = Compare(key, modified=mirror.modified(key))
+        await self._commit([put(key, observed)], [compare])
+
+    def sight(self, deployment: Deployment) -> Sight:
         """Return what the deciders may know."""
         mirror = self.mirror
+        trial = mirror.get(Trial, keys.trial(deployment.id))
+        is_current = trial is not None and trial.stage == deployment.stage
         statuses = mirror.all(InstanceStatus, keys.INSTANCE_STATUSES)
         ingress = {s.node: s.revision for s in mirror.all(IngressStatus, keys.INGRESS_STATUSES)}
         routes = mirror.entry(keys.ROUTES)
@@ -105,6 +130,7 @@ class Leader:
             routes=mirror.get(RouteTable, keys.ROUTES) or RouteTable(),
             routes_revision=routes.modified if routes else 0,
             confirmed={node: ingress.get(node, 0) for node in sorted(live_nodes(self.mirror))},
+            judgements=trial.judgements if trial is not None and is_current else {},
         )
 
     async def _take(self, before: Deployment, taken: Step) -> bool:
@@ -116,9 +142,10 @@ class Leader:
         revision = await self._commit(writes, compares)
         if revision is None:
             return False
-        why = after.history[-1].why
-        logger.info("deployment '{}': {} -> {}: {}", after.id, before.state, after.state, why)
-        self.on_moved(before, after)
+        if after.state != before.state:
+            why = after.history[-1].why
+            logger.info("deployment '{}': {} -> {}: {}", after.id, before.state, after.state, why)
+            self.on_moved(before, after)
         return True
 
     async def _place(self) -> bool:

@@ -191,6 +191,23 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Variants:
+    """How the requests of a slice are told apart in an A/B test; see `drivers.Split`.
+
+    `names`: what each fleet is called; `first`: whose buckets come first, so that whoever has it
+    keeps it when its share grows. `test`: the test's id, part of the cookie's value, so that the
+    cookies of an earlier test mean nothing.
+    """
+
+    test: str
+    by: str
+    name: str
+    force_header: str
+    first: FleetId
+    names: dict[FleetId, str]
+
+
+@dataclass(frozen=True)
 class RouteTable:
     """desired/routes: the one routing document.
 
@@ -200,6 +217,7 @@ class RouteTable:
 
     routes: tuple[Route, ...] = ()
     shares: dict[str, dict[FleetId, int]] = field(default_factory=dict)
+    variants: dict[str, Variants] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """What a blueprint would change, decided before anything is: pure. `--dry-run` prints it."""
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from aether_core.blueprint import Blueprint, SliceTable, instance_spec
-from aether_core.drivers import SliceChange
+from aether_core.drivers import SliceChange, Stage
 from aether_core.errors import ConfigError, Problem, Refused
 from aether_core.model import (
     ArtifactRecord,
@@ -63,8 +64,8 @@ class Plan:
     peak: tuple[Load, ...]
 
 
-def plan_deployment(blueprint: Blueprint, land: Landscape) -> Plan:
-    """Return what deploying does. Errors: ConfigError, Refused with every reason at once."""
+def changes_of(blueprint: Blueprint, land: Landscape) -> tuple[SliceChange, ...]:
+    """Return what deploying changes. Errors: ConfigError, Refused with every reason at once."""
     _refuse_missing_artifacts(blueprint, land)
     _refuse_taken_names(blueprint, land)
     changes = [_change(piece, blueprint.name, land) for piece in blueprint.slices]
@@ -72,9 +73,18 @@ def plan_deployment(blueprint: Blueprint, land: Landscape) -> Plan:
     for record in land.slices.values():
         if record.blueprint == blueprint.name and record.name not in wanted:
             changes.append(SliceChange(record.name, _serving(record.name, land), None))
-    return _plan(
-        blueprint.name, blueprint.blueprint.version, tuple(changes), blueprint.routes(), land
-    )
+    return tuple(changes)
+
+
+def plan_deployment(
+    blueprint: Blueprint,
+    changes: tuple[SliceChange, ...],
+    stages: tuple[Stage, ...],
+    land: Landscape,
+) -> Plan:
+    """Return what deploying does. Errors: Refused when a stage finds no room."""
+    head = _Head(blueprint.name, blueprint.blueprint.version, blueprint.routes())
+    return _plan(head, changes, stages, land)
 
 
 def plan_removal(name: str, land: Landscape) -> Plan:
@@ -84,48 +94,82 @@ def plan_removal(name: str, land: Landscape) -> Plan:
         for record in land.slices.values()
         if record.blueprint == name
     )
-    return _plan(name, "", changes, (), land)
+    return _plan(_Head(name, "", ()), changes, (), land)
+
+
+@dataclass(frozen=True)
+class _Head:
+    blueprint: str
+    version: str
+    routes: tuple[Route, ...]
 
 
 def _plan(
-    name: str,
-    version: str,
-    changes: tuple[SliceChange, ...],
-    routes: tuple[Route, ...],
-    land: Landscape,
+    head: _Head, changes: tuple[SliceChange, ...], stages: tuple[Stage, ...], land: Landscape
 ) -> Plan:
-    fleets = dict(land.fleets)
-    fleets |= {change.new.id: change.new for change in changes if change.new is not None}
     ordinals = {record.name: record.next_ordinal for record in land.slices.values()}
-    placing = place(fleets.values(), land.assignments, land.seats, ordinals)
-    if placing.unplaced:
-        raise Refused(_no_room(placing.unplaced, fleets, land))
-    ending = {
-        change.old.id: change.old
-        for change in changes
-        if change.old is not None and (change.new is None or change.new.id != change.old.id)
-    }
-    peak = [*(a for a in land.assignments if a not in placing.remove), *placing.add]
+    assignments = {a.id: a for a in land.assignments}
+    added: list[Assignment] = []
+    peak: list[Assignment] = list(land.assignments)
+    fleets = dict(land.fleets)
+    # Every stage in turn, before what it no longer needs goes: then everything must fit at once.
+    for fleets in _stage_fleets(changes, stages, land):
+        placing = place(fleets.values(), assignments.values(), land.seats, ordinals)
+        if placing.unplaced:
+            raise Refused(_no_room(placing.unplaced, fleets, land))
+        ordinals = placing.next_ordinals
+        for gone in placing.remove:
+            del assignments[gone.id]
+        assignments |= {a.id: a for a in placing.add}
+        added += placing.add
+        peak = max(peak, list(assignments.values()), key=len)
+    ending = {c.old.id for c in changes if c.old and (c.new is None or c.new.id != c.old.id)}
+    surplus = [a for a in land.assignments if a.id not in assignments and a.fleet not in ending]
+    leaving = [a for a in land.assignments if a.fleet in ending]
     return Plan(
-        blueprint=name,
-        version=version,
+        blueprint=head.blueprint,
+        version=head.version,
         revision=land.revision,
         changes=changes,
-        routes=routes,
-        starts=_nodes_by_fleet(placing.add),
-        stops=_nodes_by_fleet(
-            [*(a for a in land.assignments if a.fleet in ending), *placing.remove]
-        ),
+        routes=head.routes,
+        starts=_nodes_by_fleet(added),
+        stops=_nodes_by_fleet([*leaving, *surplus]),
         keeps=tuple(c.new.id for c in changes if c.new and c.old and c.new.id == c.old.id),
         peak=_loads(peak, fleets, land.seats),
     )
 
 
+def _stage_fleets(
+    changes: tuple[SliceChange, ...], stages: tuple[Stage, ...], land: Landscape
+) -> Iterator[dict[FleetId, Fleet]]:
+    """Yield all fleets as each stage wants them while its new instances start."""
+    old_fraction = 1.0
+    for stage in stages:
+        fleets = dict(land.fleets)
+        for change in changes:
+            if change.old is not None:
+                old = replace(change.old, instances=part(change.old, old_fraction))
+                fleets[old.id] = old
+            if change.new is not None:
+                stays = change.old is not None and change.old.id == change.new.id
+                fraction = 1.0 if stays else stage.new_fraction
+                fleets[change.new.id] = replace(change.new, instances=part(change.new, fraction))
+        yield fleets
+        old_fraction = stage.old_fraction
+
+
+def part(fleet: Fleet, fraction: float) -> int:
+    """Return a fraction of the fleet's instances, rounded up but for what floats add."""
+    return math.ceil(fleet.instances * fraction - 1e-9)
+
+
 def _change(piece: SliceTable, blueprint: str, land: Landscape) -> SliceChange:
     record = land.slices.get(piece.name)
     pinned = record.pinned if record else None
+    # Who scaled it did so within the bounds of then; nobody may leave those of now.
+    instances = min(max(pinned or piece.instances, piece.scale.min), piece.scale.max)
     spec = instance_spec(piece, land.artifacts[piece.artifact])
-    new = Fleet(fleet_id(spec), blueprint, spec, pinned or piece.instances, piece.min_available)
+    new = Fleet(fleet_id(spec), blueprint, spec, instances, piece.min_available)
     old = _serving(piece.name, land)
     return SliceChange(piece.name, old, new)
 
@@ -153,13 +197,11 @@ def _refuse_missing_artifacts(blueprint: Blueprint, land: Landscape) -> None:
 
 
 def _refuse_taken_names(blueprint: Blueprint, land: Landscape) -> None:
+    reasons = []
     for piece in blueprint.slices:
         record = land.slices.get(piece.name)
         if record is not None and record.blueprint != blueprint.name:
-            raise Refused(
-                f"slice '{piece.name}' belongs to blueprint '{record.blueprint}'",
-                hint="give it another name",
-            )
+            reasons.append(f"slice '{piece.name}' belongs to blueprint '{record.blueprint}'")
     others = {
         (route.host, route.prefix): route.slice
         for route in land.routes.routes
@@ -168,11 +210,12 @@ def _refuse_taken_names(blueprint: Blueprint, land: Landscape) -> None:
     for route in blueprint.routes():
         taken = others.get((route.host, route.prefix))
         if taken is not None:
-            raise Refused(
+            reasons.append(
                 f"route {route.host}{route.prefix} of slice '{route.slice}' is taken by slice "
-                f"'{taken}' of blueprint '{land.slices[taken].blueprint}'",
-                hint="choose another host or prefix",
+                f"'{taken}' of blueprint '{land.slices[taken].blueprint}'"
             )
+    if reasons:
+        raise Refused("; ".join(reasons), hint="choose other names, hosts or prefixes")
 
 
 def _no_room(

@@ -26,6 +26,7 @@ from aether_core.errors import (
     PluginError,
     Refused,
 )
+from aether_core.evidence import Evidence
 from aether_core.hookspecs import API_VERSION, GROUP, PROJECT, Event
 from aether_core.installed import (
     Plugin,
@@ -34,6 +35,7 @@ from aether_core.installed import (
     line_of,
     refuse_unreadable,
 )
+from aether_core.judge import Judgement, Limits, Verdict, judge
 from aether_core.listener import Listener, broken, hooks_of
 from aether_core.worker import Worker
 
@@ -238,6 +240,23 @@ class Hooks:
                 ) from error
             if reason:
                 raise Refused(f"plugin '{name}' refuses the deployment: {reason}", by=name)
+
+    async def judge(self, evidence: Evidence, limits: Limits) -> Judgement:
+        """Return the first judgement of a plugin, else our own."""
+        hook = "aether_judge"
+        for listener in self._with(hook):
+            call = listener.asked(hook, self._tables, evidence=evidence, limits=limits)
+            try:
+                judgement: Judgement | None = await listener.worker.call_aside(
+                    call, limit_s=self._limit_s
+                )
+            except Exception as error:  # noqa: BLE001  Foreign code may raise anything.
+                listener.broke(error)
+                why = f"plugin '{listener.line.name}' failed to judge: {error}"
+                return Judgement(Verdict.INCONCLUSIVE, why, (), 0)
+            if judgement is not None:
+                return judgement
+        return judge(evidence, limits)
 
     def event(self, event: Event) -> None:
         """Tell every plugin and wait for none; what one raises is logged and goes no further."""

@@ -11,7 +11,7 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +63,20 @@ def spawn(
     """
     if shutil.which(argv[0]) is None:
         raise AetherError(f"program '{argv[0]}' not found", hint="install it, or set its path")
-    with log_path.open("ab") as log:
-        process = subprocess.Popen(
-            argv,
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            close_fds=True,
-        )
+    try:
+        with log_path.open("ab") as log:
+            process = subprocess.Popen(
+                argv,
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                close_fds=True,
+            )
+    except (OSError, ValueError) as error:  # ValueError: a NUL in an argument or variable.
+        raise AetherError(f"program '{argv[0]}' cannot be started: {error}") from error
     _reaped[process.pid] = process
     child = Child(process.pid, _started(process.pid))
     _limit(process.pid, limits)
@@ -137,6 +140,18 @@ async def stop(child: Child, *, grace_s: float, clock: Clock) -> None:
     for process in _session(child):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def kill_strangers(directory: Path, known: Iterable[Child]) -> None:
+    """Kill what works below `directory` and is in no session of the `known` children."""
+    sessions = {child.pid for child in known}
+    for process in psutil.process_iter():
+        try:
+            is_inside = process.cwd().startswith(f"{directory}{os.sep}")
+            if is_inside and os.getsid(process.pid) not in sessions:
+                process.kill()
+        except (psutil.Error, OSError):
+            continue  # Ended meanwhile, or another user's.
 
 
 def load_child(path: Path) -> Child | None:

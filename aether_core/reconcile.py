@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import psutil
 from loguru import logger
 
 from aether_core import keys
@@ -12,6 +11,7 @@ from aether_core.errors import Unavailable
 from aether_core.instances import Instance, Kept, Surroundings, kept_instances
 from aether_core.model import Assignment, Fleet, InstanceId, InstanceStatus
 from aether_core.node import Node
+from aether_core.process import kill_strangers
 from aether_core.store import Delete, Put, put
 
 RETRY_S = 1.0
@@ -49,14 +49,8 @@ class Workload:
     def adopt(self) -> None:
         """Take over what an earlier agent started, and end what it had no time to note down."""
         kept = kept_instances(self._around.directory)
-        known = {k.child.pid for k in kept if k.child is not None}
-        for process in psutil.process_iter():
-            try:
-                is_ours = process.cwd().startswith(f"{self._around.directory}/")
-                if is_ours and process.pid not in known and process.ppid() not in known:
-                    process.kill()
-            except psutil.Error:
-                continue  # Ended meanwhile, or another user's.
+        children = [one.child for one in kept if one.child is not None]
+        kill_strangers(self._around.directory, children)
         for one in kept:
             self._begin(one)
 

@@ -1,18 +1,20 @@
 """How a deployment goes on: pure. The leader calls `step` on every change and writes the answer.
 
 A step looks at one deployment and what the nodes saw, and answers with the deployment's next state
-and the documents to write with it, in one transaction; or None: nothing to do but wait.
+and the documents to write with it, in one transaction; or None: nothing to do but wait. Whatever
+happens, a deployment ends: every state in which it waits has its time limit.
 """
 
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
 
 from aether_core import keys
-from aether_core.deployment import Deployment, move
+from aether_core.deployment import Ask, Deployment, move
+from aether_core.drivers import Judging, Lapse, SliceChange
+from aether_core.judge import Judgement, Limits, Verdict
 from aether_core.model import (
-    WHOLE_SHARE_BP,
     DeploymentState,
     Fleet,
     FleetId,
@@ -20,12 +22,19 @@ from aether_core.model import (
     InstanceStatus,
     NodeId,
     RouteTable,
+    to_plain,
 )
+from aether_core.planning import part
+from aether_core.routing import rolled_back, routed, share_of
 from aether_core.store import Delete, Put, put
 
 S = DeploymentState
 # A fleet whose instances ended or failed to start this often will not become healthy by waiting.
 MAX_RESTARTS = 3
+# The most that a deployment without a regression may be rolled back by chance.
+FALSE_ALARM = 0.01
+# While the old version's instances come back, each may carry this much of its usual share.
+STRETCH = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class Sight:
 
     `confirmed`: per live node, up to which revision its Envoy answers.
     `status_revisions`: per instance, when its status was last written.
+    `judgements`: per slice that runs in two versions, what the judge says of the current stage.
     """
 
     at: datetime
@@ -43,6 +53,7 @@ class Sight:
     routes: RouteTable
     routes_revision: int
     confirmed: dict[NodeId, int]
+    judgements: dict[str, Judgement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,41 +66,59 @@ class Step:
 
 def step(deployment: Deployment, sight: Sight) -> Step | None:
     """Return the next move, or None to wait. Calling it twice on the same sight is harmless."""
+    asking = deployment.asking
+    if asking is not None and asking.what == Ask.ROLLBACK and not _is_ending(deployment):
+        return _give_up(deployment, sight, why=f"asked for by {asking.by}")
     return _STEPS[deployment.state](deployment, sight)
+
+
+def limits_of(deployment: Deployment) -> Limits:
+    """Return what the judge holds the new version to.
+
+    The chance of a false alarm is for the whole deployment: every stage and slice gets its part.
+    """
+    looks = max(1, len(deployment.stages)) * max(1, len(deployment.trials))
+    stated = deployment.options.get
+    return Limits(
+        max_error_rate=stated("max_error_rate"),
+        max_latency_p99_ms=stated("max_latency_p99_ms"),
+        alpha=FALSE_ALARM / looks,
+    )
+
+
+def _is_ending(deployment: Deployment) -> bool:
+    return deployment.is_over or deployment.state in (S.DRAINING, S.ROLLING_BACK)
+
+
+# Forward: capacity, traffic, a hold; stage by stage.
 
 
 def _start(deployment: Deployment, sight: Sight) -> Step:
     """PENDING: make the new fleets; a removal has none and goes straight to the routes."""
-    new = [change.new for change in deployment.changes if change.new is not None]
-    if not new:
+    if not deployment.stages:
         return _switch_routes(deployment, sight, why="nothing to start")
-    names = ", ".join(fleet.id for fleet in new)
-    writes = tuple(put(keys.fleet(fleet.id), fleet) for fleet in new)
+    writes = _capacity(deployment, sight)
+    names = ", ".join(c.new.id for c in deployment.changes if c.new is not None)
     return Step(move(deployment, S.DEPLOYING, at=sight.at, why=f"starting {names}"), writes)
 
 
 def _await_health(deployment: Deployment, sight: Sight) -> Step | None:
-    """DEPLOYING: every new fleet is READY, and every Envoy knows it; or the deadline passes."""
-    stage = deployment.stages[deployment.stage]
-    waiting_for = []
-    for change in deployment.changes:
-        if change.new is not None:
-            wanted = math.ceil(change.new.instances * stage.new_fraction)
-            ready = _ready(change.new.id, sight)
-            if len(ready) < wanted:
-                waiting_for.append(f"{change.slice}: {len(ready)} of {wanted} healthy")
-            elif not _is_confirmed(max((_revision(s, sight) for s in ready), default=0), sight):
-                waiting_for.append(f"{change.slice}: not known to every node's Envoy")
+    """DEPLOYING: the stage's new instances are READY, and every Envoy knows them; or too late."""
+    waiting_for = _unready(deployment, sight)
     if not waiting_for:
         return Step(move(deployment, S.DEPLOYED, at=sight.at, why="every instance is healthy"))
     broken = _hopeless(deployment, sight)
     if broken:
-        worst = broken[0]
-        why = f"instance '{worst.id}' on '{worst.node}' failed {worst.restarts} times: {worst.why}"
-        return _fail(deployment, sight, why=why)
-    if sight.at >= deployment.deadline_at:
-        return _fail(deployment, sight, why=f"deadline passed: {'; '.join(waiting_for)}")
+        return _give_up(deployment, sight, why=_verdict_on(broken[0]))
+    if _has_waited(deployment, sight, deployment.deadline_s):
+        return _give_up(deployment, sight, why=f"deadline passed: {'; '.join(waiting_for)}")
     return None
+
+
+def _route(deployment: Deployment, sight: Sight) -> Step:
+    """DEPLOYED: traffic may move."""
+    share = deployment.now.share
+    return _switch_routes(deployment, sight, why=f"share of the new version: {share:.2%}")
 
 
 def _switch_routes(deployment: Deployment, sight: Sight, *, why: str) -> Step:
@@ -98,28 +127,170 @@ def _switch_routes(deployment: Deployment, sight: Sight, *, why: str) -> Step:
     return Step(move(deployment, S.ROUTING, at=sight.at, why=why), (put(keys.ROUTES, table),))
 
 
-def _route(deployment: Deployment, sight: Sight) -> Step:
-    """DEPLOYED: traffic may move."""
-    share = deployment.stages[deployment.stage].share
-    return _switch_routes(deployment, sight, why=f"share of the new version: {share:.2%}")
-
-
 def _await_routes(deployment: Deployment, sight: Sight) -> Step | None:
-    """ROUTING: every Envoy answers with the new shares; then the old fleets may go."""
-    if not _is_confirmed(sight.routes_revision, sight):
-        return None
-    writes = tuple(put(keys.fleet(old.id), _emptied(old)) for old in _ending(deployment))
-    why = "every node routes to the new version" if writes else "nothing old is left"
-    return Step(move(deployment, S.DRAINING, at=sight.at, why=why), writes)
+    """ROUTING: every Envoy answers with the new shares; then what is no longer needed may go."""
+    if _is_confirmed(sight.routes_revision, sight):
+        if deployment.is_last_stage and deployment.now.passes_at_once:
+            return _finish(deployment, sight, why="every node routes to the new version")
+        why = f"every node sends {deployment.now.share:.2%} to the new version"
+        held = move(deployment, S.PROMOTING, at=sight.at, why=why)
+        return Step(held, _old_capacity(deployment, sight))
+    if _has_waited(deployment, sight, deployment.deadline_s):
+        late = ", ".join(n for n, r in sight.confirmed.items() if r < sight.routes_revision)
+        return _give_up(deployment, sight, why=f"not confirmed in time by the Envoy of {late}")
+    return None
+
+
+def _hold(deployment: Deployment, sight: Sight) -> Step | None:
+    """PROMOTING: stay at this share until time, verdict or somebody says to go on, or back."""
+    stage, asking = deployment.now, deployment.asking
+    if broken := _hopeless(deployment, sight):
+        return _give_up(deployment, sight, why=_verdict_on(broken[0]))
+    verdict, reason, inputs = _judged(deployment, sight)
+    if stage.judging != Judging.NONE and verdict == Verdict.DEGRADED:
+        return _give_up(deployment, sight, why=reason, inputs=inputs)
+    if asking is not None:
+        is_final = asking.what == Ask.COMPLETE
+        return _go_on(deployment, sight, f"asked for by {asking.by}", inputs, is_final=is_final)
+    if _has_waited(deployment, sight, max(stage.hold_s, stage.patience_s)):
+        held = f"held {max(stage.hold_s, stage.patience_s):g} s"
+        if stage.lapse == Lapse.ROLL_BACK and not _may_pass(deployment, sight, verdict):
+            return _give_up(deployment, sight, why=f"{held}: {reason}", inputs=inputs)
+        return _go_on(deployment, sight, held, inputs)
+    if _has_waited(deployment, sight, stage.hold_s) and _may_pass(deployment, sight, verdict):
+        return _go_on(deployment, sight, reason or f"held {stage.hold_s:g} s", inputs)
+    return None
+
+
+def _may_pass(deployment: Deployment, sight: Sight, verdict: Verdict) -> bool:
+    """Return whether nothing speaks against the next stage."""
+    stage = deployment.now
+    if stage.is_manual or _unready(deployment, sight):
+        return False
+    return stage.judging != Judging.REQUIRED or verdict == Verdict.HEALTHY
+
+
+def _go_on(
+    deployment: Deployment,
+    sight: Sight,
+    why: str,
+    inputs: dict[str, Any],
+    *,
+    is_final: bool = False,
+) -> Step:
+    """Begin the next stage, or the last one, or the end."""
+    last = len(deployment.stages) - 1
+    if deployment.is_last_stage or (is_final and deployment.now.share == 1.0):
+        return _finish(deployment, sight, why=why, inputs=inputs)
+    ahead = move(deployment, S.DEPLOYING, at=sight.at, why=why, inputs=inputs)
+    ahead = replace(ahead, stage=last if is_final else deployment.stage + 1)
+    return Step(ahead, _capacity(ahead, sight))
+
+
+def _finish(
+    deployment: Deployment, sight: Sight, *, why: str, inputs: dict[str, Any] | None = None
+) -> Step:
+    """The new version, which has all traffic by now, stays: the old one drains."""
+    emptied = tuple(
+        put(keys.fleet(old.id), _sized(old, 0))
+        for old in _ending(deployment)
+        if _wanted(old, sight)
+    )
+    return Step(move(deployment, S.DRAINING, at=sight.at, why=why, inputs=inputs), emptied)
 
 
 def _await_drained(deployment: Deployment, sight: Sight) -> Step | None:
     """DRAINING: the old instances finish their requests and stop."""
     ending = {fleet.id for fleet in _ending(deployment)}
-    if any(status.fleet in ending for status in sight.statuses):
+    if any(status.fleet in ending for status in sight.statuses) and not _is_too_late(
+        deployment, sight
+    ):
         return None
     done = move(deployment, S.COMPLETED, at=sight.at, why="the old instances have stopped")
     return Step(done, _closing(deployment, landed=True))
+
+
+# Back: traffic first, then capacity.
+
+
+def _give_up(
+    deployment: Deployment, sight: Sight, *, why: str, inputs: dict[str, Any] | None = None
+) -> Step:
+    """End it before any traffic moved, or roll it back after."""
+    has_moved_nothing = deployment.stage == 0 and deployment.state in (S.DEPLOYING, S.DEPLOYED)
+    if deployment.state == S.PENDING or (has_moved_nothing and deployment.asking is None):
+        return _fail(deployment, sight, why=why)
+    failures = tuple(_not_ready(_new_fleets(deployment), sight)[:MAX_RESTARTS])
+    back = move(deployment, S.ROLLING_BACK, at=sight.at, why=why, inputs=inputs)
+    restored = [
+        put(keys.fleet(old.id), old)
+        for old in _old_fleets(deployment)
+        if _wanted(old, sight) != old.instances
+    ]
+    table = rolled_back(deployment, sight.routes, _affordable(deployment, sight))
+    return Step(replace(back, failures=failures), (put(keys.ROUTES, table), *restored))
+
+
+def _fail(deployment: Deployment, sight: Sight, *, why: str) -> Step:
+    """The new instances go; the old ones never noticed."""
+    new = [change.new for change in deployment.changes if change.new is not None]
+    undone = {fleet.id: _sized(fleet, 0) for fleet in new}
+    undone |= {old.id: old for old in _old_fleets(deployment)}
+    undo = [put(keys.fleet(name), fleet) for name, fleet in undone.items()]
+    failures = tuple(_not_ready(_new_fleets(deployment), sight)[:MAX_RESTARTS])
+    failed = replace(move(deployment, S.FAILED, at=sight.at, why=why), failures=failures)
+    return Step(failed, (*undo, *_closing(deployment, landed=False)))
+
+
+def _await_rolled_back(deployment: Deployment, sight: Sight) -> Step | None:
+    """ROLLING_BACK: the old version has all traffic, then the new instances drain and stop."""
+    table = rolled_back(deployment, sight.routes, _affordable(deployment, sight))
+    if table != sight.routes:  # More of the old instances are back: they may carry more.
+        return Step(deployment, (put(keys.ROUTES, table),))
+    leaving = [c.new for c in deployment.changes if c.new is not None and not _stays(c)]
+    is_back = all(share_of(change, table) == 0 for change in deployment.trials)
+    if not is_back or not _is_confirmed(sight.routes_revision, sight):
+        if not _has_waited(deployment, sight, 2 * deployment.deadline_s):
+            return None
+        forced = rolled_back(deployment, sight.routes, 1.0)
+        emptied = tuple(put(keys.fleet(fleet.id), _sized(fleet, 0)) for fleet in leaving)
+        why = "the old version has all traffic, but not all of its instances came back in time"
+        failed = move(deployment, S.FAILED, at=sight.at, why=why)
+        writes = (put(keys.ROUTES, forced), *emptied, *_closing(deployment, landed=False))
+        return Step(failed, writes)
+    running = [fleet for fleet in leaving if _wanted(fleet, sight)]
+    if running:
+        return Step(
+            deployment, tuple(put(keys.fleet(fleet.id), _sized(fleet, 0)) for fleet in running)
+        )
+    names = {fleet.id for fleet in leaving}
+    if any(status.fleet in names for status in sight.statuses) and not _is_too_late(
+        deployment, sight
+    ):
+        return None
+    done = move(deployment, S.ROLLED_BACK, at=sight.at, why="the old version has all traffic")
+    return Step(done, _closing(deployment, landed=False))
+
+
+def _affordable(deployment: Deployment, sight: Sight) -> float:
+    """Return the share that the old instances can carry: all of it as soon as half are there."""
+    fractions = [
+        len(_ready(change.old.id, sight)) / change.old.instances
+        for change in deployment.trials
+        if change.old is not None and change.old.instances
+    ]
+    return min([1.0, *(STRETCH * fraction for fraction in fractions)])
+
+
+def _closing(deployment: Deployment, *, landed: bool) -> tuple[Put | Delete, ...]:
+    """Make room for the next deployment; a landed one becomes what the blueprint is."""
+    over = Delete(keys.active(deployment.blueprint))
+    if not landed:
+        return (over,)
+    gone = [Delete(keys.slice_record(c.slice)) for c in deployment.changes if c.new is None]
+    if deployment.document is None:
+        return (over, Delete(keys.blueprint(deployment.blueprint)), *gone)
+    return (over, put(keys.blueprint(deployment.blueprint), deployment.document), *gone)
 
 
 def _wait(deployment: Deployment, sight: Sight) -> None:
@@ -131,70 +302,105 @@ _STEPS: dict[DeploymentState, Callable[[Deployment, Sight], Step | None]] = {
     S.DEPLOYING: _await_health,
     S.DEPLOYED: _route,
     S.ROUTING: _await_routes,
-    S.PROMOTING: _wait,
+    S.PROMOTING: _hold,
     S.DRAINING: _await_drained,
     S.COMPLETED: _wait,
-    S.ROLLING_BACK: _wait,
+    S.ROLLING_BACK: _await_rolled_back,
     S.ROLLED_BACK: _wait,
     S.FAILED: _wait,
 }
 
 
-def routed(deployment: Deployment, table: RouteTable) -> RouteTable:
-    """Return the table with the deployment's routes and the shares of its current stage."""
-    mine = {change.slice for change in deployment.changes}
-    others = tuple(route for route in table.routes if route.slice not in mine)
-    shares = {name: share for name, share in table.shares.items() if name not in mine}
-    to_new = deployment.stages[deployment.stage].share if deployment.stages else 1.0
-    for change in deployment.changes:
-        if change.new is not None:
-            shares[change.slice] = _split(change.old, change.new, to_new)
-    return RouteTable(routes=others + deployment.routes, shares=shares)
+# Capacity
 
 
-def _split(old: Fleet | None, new: Fleet, to_new: float) -> dict[FleetId, int]:
-    """Share out 10,000 basis points between the two; who has none is left out."""
-    if old is None or old.id == new.id:
-        return {new.id: WHOLE_SHARE_BP}
-    new_bp = round(to_new * WHOLE_SHARE_BP)
-    parts = {old.id: WHOLE_SHARE_BP - new_bp, new.id: new_bp}
-    return {fleet: bp for fleet, bp in parts.items() if bp}
+def _capacity(deployment: Deployment, sight: Sight) -> tuple[Put, ...]:
+    """Return the writes that give every new fleet what the stage wants of it."""
+    fraction = deployment.now.new_fraction
+    return tuple(
+        put(keys.fleet(change.new.id), _sized(change.new, part(change.new, fraction)))
+        for change in deployment.changes
+        if change.new is not None and not _stays(change)
+    ) + tuple(
+        put(keys.fleet(change.new.id), change.new)
+        for change in deployment.changes
+        if change.new is not None and _stays(change) and deployment.stage == 0
+    )
 
 
-def _fail(deployment: Deployment, sight: Sight, *, why: str) -> Step:
-    """End it before any traffic moved: the new instances go, the old ones never noticed."""
-    started = [c.new for c in deployment.changes if c.new is not None]
-    kept = {c.old.id: c.old for c in deployment.changes if c.old is not None}
-    undo: list[Put | Delete] = [
-        put(keys.fleet(fleet.id), kept.get(fleet.id) or _emptied(fleet)) for fleet in started
+def _old_capacity(deployment: Deployment, sight: Sight) -> tuple[Put, ...]:
+    """Return the writes that take from the old fleets what the stage no longer needs."""
+    fraction = deployment.now.old_fraction
+    sized = [
+        (change.old, part(change.old, fraction))
+        for change in deployment.trials
+        if change.old is not None
     ]
-    unhealthy = _not_ready([fleet.id for fleet in started], sight)
-    failed = move(deployment, S.FAILED, at=sight.at, why=why)
-    failed = replace(failed, failures=tuple(unhealthy[:MAX_RESTARTS]))
-    return Step(failed, (*undo, *_closing(deployment, landed=False)))
+    return tuple(
+        put(keys.fleet(old.id), _sized(old, count))
+        for old, count in sized
+        if _wanted(old, sight) > count
+    )
 
 
-def _closing(deployment: Deployment, *, landed: bool) -> tuple[Put | Delete, ...]:
-    """Make room for the next deployment; a landed one becomes what the blueprint is."""
-    over = Delete(keys.active(deployment.blueprint))
-    if not landed:
-        return (over,)
-    if deployment.document is None:
-        gone = [Delete(keys.slice_record(change.slice)) for change in deployment.changes]
-        return (over, Delete(keys.blueprint(deployment.blueprint)), *gone)
-    return (over, put(keys.blueprint(deployment.blueprint), deployment.document))
+def _sized(fleet: Fleet, instances: int) -> Fleet:
+    """Return the fleet with so many instances; without any, Envoy knows it until none is left."""
+    return replace(fleet, instances=instances)
 
 
-def _emptied(fleet: Fleet) -> Fleet:
-    """Return the fleet without instances: Envoy knows it until the last one is gone."""
-    return replace(fleet, instances=0)
+def _wanted(fleet: Fleet, sight: Sight) -> int:
+    """Return how many instances the store wants of the fleet now."""
+    current = sight.fleets.get(fleet.id)
+    return current.instances if current else 0
+
+
+def _stays(change: SliceChange) -> bool:
+    """Return whether the slice keeps what it has."""
+    return change.old is not None and change.new is not None and change.old.id == change.new.id
 
 
 def _ending(deployment: Deployment) -> list[Fleet]:
     """Return the old fleets that the deployment replaces or removes."""
-    kept = {change.new.id for change in deployment.changes if change.new is not None}
-    olds = [change.old for change in deployment.changes if change.old is not None]
-    return [old for old in olds if old.id not in kept]
+    return [c.old for c in deployment.changes if c.old is not None and not _stays(c)]
+
+
+def _old_fleets(deployment: Deployment) -> list[Fleet]:
+    return [change.old for change in deployment.changes if change.old is not None]
+
+
+def _new_fleets(deployment: Deployment) -> list[FleetId]:
+    return [change.new.id for change in deployment.changes if change.new is not None]
+
+
+# What is seen
+
+
+def _unready(deployment: Deployment, sight: Sight) -> list[str]:
+    """Return what the stage's new instances still lack, in words."""
+    lacking = []
+    for change in deployment.changes:
+        if change.new is not None:
+            fraction = 1.0 if _stays(change) else deployment.now.new_fraction
+            wanted, ready = part(change.new, fraction), _ready(change.new.id, sight)
+            if len(ready) < wanted:
+                lacking.append(f"{change.slice}: {len(ready)} of {wanted} healthy")
+            elif not _is_confirmed(max((_revision(s, sight) for s in ready), default=0), sight):
+                lacking.append(f"{change.slice}: not known to every node's Envoy")
+    return lacking
+
+
+def _judged(deployment: Deployment, sight: Sight) -> tuple[Verdict, str, dict[str, Any]]:
+    """Return the worst verdict of all slices, its reason, and all judgements as they were."""
+    found = {c.slice: sight.judgements.get(c.slice) for c in deployment.trials}
+    inputs = {name: to_plain(judgement) for name, judgement in found.items() if judgement}
+    for verdict in (Verdict.DEGRADED, Verdict.INCONCLUSIVE, Verdict.HEALTHY):
+        reasons = [f"{n}: {j.why}" for n, j in found.items() if j and j.verdict == verdict]
+        unheard = [n for n, j in found.items() if j is None]
+        if verdict == Verdict.INCONCLUSIVE and unheard:
+            reasons += [f"{name}: nothing counted yet" for name in unheard]
+        if reasons:
+            return verdict, f"{verdict}: {'; '.join(reasons)}", inputs
+    return Verdict.INCONCLUSIVE, "there is nothing to compare with", inputs
 
 
 def _ready(fleet: FleetId, sight: Sight) -> list[InstanceStatus]:
@@ -209,12 +415,16 @@ def _not_ready(fleets: Iterable[FleetId], sight: Sight) -> list[InstanceStatus]:
 
 
 def _hopeless(deployment: Deployment, sight: Sight) -> list[InstanceStatus]:
-    fleets = [change.new.id for change in deployment.changes if change.new is not None]
+    """Return the new instances that keep ending or failing to start."""
     return [
         status
-        for status in _not_ready(fleets, sight)
+        for status in _not_ready(_new_fleets(deployment), sight)
         if status.state == InstanceState.BACKOFF and status.restarts >= MAX_RESTARTS
     ]
+
+
+def _verdict_on(status: InstanceStatus) -> str:
+    return f"instance '{status.id}' on '{status.node}' failed {status.restarts} times: {status.why}"
 
 
 def _revision(status: InstanceStatus, sight: Sight) -> int:
@@ -224,3 +434,11 @@ def _revision(status: InstanceStatus, sight: Sight) -> int:
 def _is_confirmed(revision: int, sight: Sight) -> bool:
     """Return whether every live node's Envoy answers with what was stored at `revision`."""
     return all(confirmed >= revision for confirmed in sight.confirmed.values())
+
+
+def _has_waited(deployment: Deployment, sight: Sight, seconds: float) -> bool:
+    return sight.at >= deployment.since + timedelta(seconds=seconds)
+
+
+def _is_too_late(deployment: Deployment, sight: Sight) -> bool:
+    return sight.at >= deployment.deadline_at

@@ -69,11 +69,13 @@ def settings_file() -> Path:
 def load_settings() -> Settings:
     """Return the settings in force. Errors: ConfigError naming each variable or file and line."""
     path = settings_file()
-    document = read_toml(path) if path.exists() else None
+    is_named = bool(os.environ.get("AETHER_SETTINGS"))
+    document = read_toml(path) if is_named or path.exists() else None
     try:
         return Settings()
     except ValidationError as error:
-        found = [_where(p) for p in problems_of(error, document, file=str(path))]
+        problems = problems_of(error, document, file=str(path), model=Settings)
+        found = [_where(problem) for problem in problems]
         raise ConfigError("settings are not valid", problems=tuple(found)) from error
 
 
@@ -81,5 +83,5 @@ def _where(problem: Problem) -> Problem:
     """Name the environment variable instead of the file where that is what was read."""
     variable = PREFIX + problem.key.upper()
     if variable in os.environ:
-        return Problem(f"environment variable {variable}", 0, "", problem.reason)
+        return Problem(f"environment variable {variable}", 0, "", problem.reason, problem.hint)
     return problem

@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cluster": ("aether_core.cli.cluster:cluster", "Make, look at and remove clusters."),
     "artifact": ("aether_core.cli.artifact:artifact", "Upload and list what slices are made of."),
     "deploy": ("aether_core.cli.deploy:deploy", "Deploy a blueprint; see how it goes."),
+    "rollback": ("aether_core.cli.rollout:rollback", "Go back to the version before."),
+    "explain": ("aether_core.cli.rollout:explain", "Say why a deployment moved as it did."),
     "undeploy": ("aether_core.cli.deploy:undeploy", "Remove a blueprint and its slices."),
     "scale": ("aether_core.cli.slices:scale", "Set a slice's number of instances."),
     "slices": ("aether_core.cli.slices:slices", "List the slices."),

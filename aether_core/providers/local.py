@@ -44,6 +44,7 @@ class LocalCompute:
         self._root = root
 
     async def check(self, specs: Sequence[MachineSpec]) -> None:
+        _refuse_shared_ports(specs)
         for spec in specs:
             if not list(_processes(self._root / spec.node)):
                 _refuse_busy_ports(spec.ports)
@@ -129,6 +130,18 @@ def _start_agent(directory: Path) -> None:
         cwd=directory,
         log_path=directory / "logs" / "agent.log",
     )
+
+
+def _refuse_shared_ports(specs: Sequence[MachineSpec]) -> None:
+    taken: dict[int, NodeId] = {}
+    for spec in specs:
+        for name, port in asdict(spec.ports).items():
+            if taken.setdefault(port, spec.node) != spec.node:
+                other = taken[port]
+                raise Refused(
+                    f"port {port} ([network] {name}) of '{spec.node}' is one of '{other}' too",
+                    hint="the ports of [network] must lie less than 10 apart, or far away",
+                )
 
 
 def _refuse_busy_ports(ports: Ports) -> None:

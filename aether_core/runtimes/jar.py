@@ -1,6 +1,10 @@
 """Java archives: `java -jar`."""
 
+import asyncio
+import lzma
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +24,7 @@ class JarRuntime:
     suffix: ClassVar[str] = ".jar"
 
     async def prepare(self, artifact: Path, work_dir: Path, spec: InstanceSpec) -> None:
-        refuse_broken_zip(artifact, spec)
+        await refuse_broken_zip(artifact, spec)
 
     def command(self, artifact: Path, work_dir: Path, spec: InstanceSpec) -> list[str]:
         memory = spec.resources.memory_bytes
@@ -28,12 +32,30 @@ class JarRuntime:
         return ["java", *heap, "-XX:+ExitOnOutOfMemoryError", "-jar", str(artifact)]
 
 
-def refuse_broken_zip(artifact: Path, spec: InstanceSpec) -> None:
+async def refuse_broken_zip(artifact: Path, spec: InstanceSpec) -> None:
     """Raise IntegrityError unless the artifact is a whole zip archive."""
     try:
-        with zipfile.ZipFile(artifact) as archive:
-            broken = archive.testzip()
-    except zipfile.BadZipFile as error:
+        broken = await asyncio.to_thread(_first_broken, artifact)
+    except _NOT_READABLE as error:
         raise IntegrityError(f"artifact '{spec.artifact}' is not a {spec.kind}: {error}") from error
     if broken:
         raise IntegrityError(f"artifact '{spec.artifact}' is damaged: '{broken}' in it")
+
+
+#: What zipfile raises for damaged bytes; RuntimeError for what claims to be encrypted.
+_NOT_READABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+
+
+def _first_broken(artifact: Path) -> str | None:
+    with zipfile.ZipFile(artifact) as archive:
+        return archive.testzip()

@@ -16,7 +16,7 @@ class PyzRuntime:
     suffix: ClassVar[str] = ".pyz"
 
     async def prepare(self, artifact: Path, work_dir: Path, spec: InstanceSpec) -> None:
-        refuse_broken_zip(artifact, spec)
+        await refuse_broken_zip(artifact, spec)
 
     def command(self, artifact: Path, work_dir: Path, spec: InstanceSpec) -> list[str]:
         # The base interpreter, isolated: not the virtual environment that the agent runs in.

@@ -21,7 +21,7 @@ class WheelRuntime:
     suffix: ClassVar[str] = ".whl"
 
     async def prepare(self, artifact: Path, work_dir: Path, spec: InstanceSpec) -> None:
-        refuse_broken_zip(artifact, spec)
+        await refuse_broken_zip(artifact, spec)
         venv = work_dir / "venv"
         await _uv("venv", "--quiet", "--python", sys.executable, str(venv))
         wheel = work_dir / _wheel_name(spec)

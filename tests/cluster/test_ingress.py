@@ -15,7 +15,8 @@ import pytest
 
 from aether_core import certs
 from aether_core.clock import SystemClock
-from aether_core.envoy import FLEET_HEADER, World
+from aether_core.envoy import World
+from aether_core.envoy_routes import FLEET_HEADER
 from aether_core.errors import AetherError
 from aether_core.ingress import Ingress
 from aether_core.model import InstanceState

@@ -13,6 +13,7 @@ stopping = threading.Event()
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # Head and body in one segment: apart, the second waits for an acknowledgement.
 
     def do_GET(self):
         body = json.dumps({"version": os.environ["AETHER_VERSION"], "goods": GOODS}).encode()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from aether_core.drivers import API_VERSION, SliceChange, Stage
-from aether_core.errors import ConfigError
+from aether_strategies.options import Options, read
 
 
 class Immediate:
@@ -15,7 +15,5 @@ class Immediate:
     def stages(
         self, changes: tuple[SliceChange, ...], options: Mapping[str, object]
     ) -> tuple[Stage, ...]:
-        if options:
-            unknown = ", ".join(sorted(options))
-            raise ConfigError(f"strategy 'immediate' takes no options: {unknown}")
+        read(Options, "immediate", options)
         return (Stage(share=1.0, new_fraction=1.0, old_fraction=0.0),)
