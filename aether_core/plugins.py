@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -26,7 +26,6 @@ from aether_core.errors import (
     PluginError,
     Refused,
 )
-from aether_core.evidence import Evidence
 from aether_core.hookspecs import API_VERSION, GROUP, PROJECT, Event
 from aether_core.installed import (
     Plugin,
@@ -35,9 +34,12 @@ from aether_core.installed import (
     line_of,
     refuse_unreadable,
 )
-from aether_core.judge import Judgement, Limits, Verdict, judge
 from aether_core.listener import Listener, broken, hooks_of
 from aether_core.worker import Worker
+
+if TYPE_CHECKING:
+    from aether_core.evidence import Evidence
+    from aether_core.judge import Judgement, Limits
 
 DRIVER_GROUPS = ("aether.providers", "aether.strategies", "aether.runtimes")
 DISABLE_VARIABLE = "AETHER_DISABLE_PLUGINS"  # Distributions, with commas; "all" for every hook.
@@ -241,8 +243,11 @@ class Hooks:
             if reason:
                 raise Refused(f"plugin '{name}' refuses the deployment: {reason}", by=name)
 
-    async def judge(self, evidence: Evidence, limits: Limits) -> Judgement:
+    async def judge(self, evidence: "Evidence", limits: "Limits") -> "Judgement":
         """Return the first judgement of a plugin, else our own."""
+        # Imported here: only the leader judges.
+        from aether_core.judge import Judgement, Verdict, judge  # noqa: PLC0415
+
         hook = "aether_judge"
         for listener in self._with(hook):
             call = listener.asked(hook, self._tables, evidence=evidence, limits=limits)
