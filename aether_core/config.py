@@ -169,6 +169,11 @@ def _strings(value: object, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
             yield from _strings(item, (*keys, index))
 
 
+def without_default(schema: dict[str, Any]) -> None:
+    """Keep out of a JSON schema a default that is computed, or that a user writes differently."""
+    schema.pop("default", None)
+
+
 def _replaced(value: Any, known: Mapping[tuple[str, str], str]) -> Any:
     if isinstance(value, str):
         return PLACEHOLDER.sub(lambda match: known[match[1], match[2]], value)

@@ -19,7 +19,12 @@ def cluster() -> None:
 
 @cluster.command("bootstrap")
 @click.option(
-    "--config", "config_path", required=True, type=click.Path(path_type=Path), metavar="FILE"
+    "--config",
+    "config_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The cluster.toml to make.",
 )
 @json_option
 @pass_session

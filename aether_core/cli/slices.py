@@ -67,9 +67,18 @@ def instances(session: Session, name: str | None) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--instances", "count", type=click.IntRange(min=1), required=True)
+@click.option(
+    "--instances", "count", type=click.IntRange(min=1), required=True, help="How many to run."
+)
 @click.option("--detach", is_flag=True, help="Do not wait until they are ready.")
-@click.option("--timeout", "timeout_s", type=float, default=300.0, show_default=True)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=300.0,
+    show_default=True,
+    help="Stop watching after so many seconds.",
+)
 @json_option
 @pass_session
 def scale(session: Session, name: str, count: int, detach: bool, timeout_s: float) -> None:

@@ -18,7 +18,12 @@ def token() -> None:
 
 @token.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), required=True)
+@click.option(
+    "--role",
+    type=click.Choice(["viewer", "operator", "admin"]),
+    required=True,
+    help="A viewer reads, an operator deploys too, an admin may do all.",
+)
 @click.option("--expires-in", help="Such as 12h or 30d; without it, never.")
 @json_option
 @pass_session
