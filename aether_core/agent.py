@@ -313,7 +313,7 @@ class Agent:
 async def _make(data_dir: Path) -> Agent:
     boot, clock = read_boot(data_dir), SystemClock()
     (data_dir / "logs").mkdir(exist_ok=True)
-    logs.set_up(data_dir / "logs" / "agent.log", os.environ.get("AETHER_LOG_LEVEL", "INFO"))
+    logs.set_up(data_dir / "logs" / "agent.log", boot.log_level)
     logger.info("agent {} of node '{}' begins, pid {}", __version__, boot.node, os.getpid())
     program = etcd.find(boot.etcd_path) if boot.is_core else None
     if program is not None:

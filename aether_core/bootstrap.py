@@ -374,6 +374,7 @@ def _machine_specs(work: Work, *, secret: str | None = None) -> list[MachineSpec
                 capacity=_host_fraction(len(work.nodes)) if shares_host else None,
                 etcd_path=work.settings.etcd_path if shares_host else None,
                 envoy_path=work.settings.envoy_path if shares_host else None,
+                log_level=work.settings.log_level,
                 tables=plugin_tables(work.config),
             )
             files[BOOT_FILE] = encode(boot)

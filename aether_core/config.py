@@ -139,7 +139,8 @@ async def resolve(
         except NotFound as error:
             problems.append(Problem(where, 0, f"${{secrets:{name}}}", error.message, error.hint))
     if problems:
-        raise ConfigError(f"{where}: not every value was found", problems=tuple(problems))
+        missing = ", ".join(problem.key for problem in problems)
+        raise ConfigError(f"{where}: no value found for {missing}", problems=tuple(problems))
     return _replaced(value, known)
 
 

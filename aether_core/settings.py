@@ -45,7 +45,7 @@ class Settings(BaseSettings):
         None, description="The Envoy program of nodes on this computer; otherwise its wheel's."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="What agents write to their log."
+        "INFO", description="What the agents of clusters made from now on write to their log."
     )
 
     @classmethod
