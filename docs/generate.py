@@ -4,15 +4,20 @@ Everything under docs/reference and docs/schemas is written whole; in other page
 between `<!-- generated: NAME -->` and `<!-- end -->` is.
 """
 
+import dataclasses
 import inspect
 import json
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import click
+from aether_strategies.options import Options
 from pydantic import BaseModel
 
 from aether_core import deployment, drivers, errors, hookspecs, lifecycle
@@ -85,6 +90,7 @@ def generated() -> dict[Path, str]:
         "settings.md": settings(),
         "cluster.md": cluster(),
         "blueprint.md": blueprint(),
+        "strategies.md": strategies(),
         "errors.md": error_tree(),
         "hooks.md": hooks(),
     }
@@ -187,7 +193,8 @@ def blueprint() -> str:
             "Editors find the schema in "
             "[blueprint.schema.json](../schemas/blueprint.schema.json); "
             "`aether config check FILE` checks without a cluster. What an instance finds in its "
-            "environment is in [settings.md](settings.md#what-an-instance-is-given).\n",
+            "environment is in [settings.md](settings.md#what-an-instance-is-given), the options "
+            "of strategies are in [strategies.md](strategies.md).\n",
             *_tables(json_schema(Blueprint)),
         ]
     )
@@ -243,6 +250,38 @@ def _default(part: Mapping[str, Any]) -> str:
     if part.get("default") is None:
         return ""
     return f"`{json.dumps(part['default'])}`"
+
+
+def strategies() -> str:
+    parts = [
+        "# Strategies and their options\n",
+        "Keys of `[strategy]` in a blueprint beside `kind`, such as `stage_s = 30`, or on the "
+        "command line: `aether deploy FILE --strategy canary -o stage_s=30`. A plugin may bring more.\n",
+    ]
+    for name, kind in strategy_kinds():
+        options = _options_of(import_module(kind.__module__))
+        rows = [[f"`{f.name}`", _python_default(f.default)] for f in dataclasses.fields(options)]
+        parts += [f"## {name}\n", _words(kind.__doc__) + "\n"]
+        if rows:
+            kinds = [k for k in options.__mro__ if issubclass(k, Options) and k is not Options]
+            parts += [_words(k.__doc__) + "\n" for k in kinds]
+            parts.append(_table(["option", "default"], rows))
+    return "\n".join(parts)
+
+
+def strategy_kinds() -> list[tuple[str, type]]:
+    """Return the strategies that come with Aether, by name."""
+    points = sorted(entry_points(group="aether.strategies"), key=lambda point: point.name)
+    return [(p.name, p.load()) for p in points if p.module.startswith("aether_strategies.")]
+
+
+def _options_of(module: ModuleType) -> type[Options]:
+    found = [k for k in vars(module).values() if isinstance(k, type) and issubclass(k, Options)]
+    return next((kind for kind in found if kind.__module__ == module.__name__), Options)
+
+
+def _python_default(value: object) -> str:
+    return "" if value in (None, "") else f"`{json.dumps(value)}`"
 
 
 # Errors

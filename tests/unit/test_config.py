@@ -502,4 +502,4 @@ def test_the_json_schema_knows_every_key(model: type[BaseModel]) -> None:
         assert table["additionalProperties"] is allows_more, f"an editor accepts anything in {name}"
     if model is Blueprint:
         memory = schema["$defs"]["ResourcesTable"]["properties"]["memory"]
-        assert memory["type"] == ["string"]
+        assert memory["type"] == "string"
