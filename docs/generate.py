@@ -256,7 +256,7 @@ def strategies() -> str:
     parts = [
         "# Strategies and their options\n",
         "Keys of `[strategy]` in a blueprint beside `kind`, such as `stage_s = 30`, or on the "
-        "command line: `aether deploy FILE --strategy canary -o stage_s=30`. A plugin may bring more.\n",
+        "command line: `aether deploy FILE --strategy canary -o stage_s=30`. Plugins bring more.\n",
     ]
     for name, kind in strategy_kinds():
         options = _options_of(import_module(kind.__module__))
