@@ -15,7 +15,7 @@ from aether_core import keys
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("examples/*/*.md")])
 #: Pages that come with the benchmarks.
 COMING = {"docs/bench.md"}
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
