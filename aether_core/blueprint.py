@@ -150,7 +150,8 @@ class SliceTable(Table):
         1, description="How many copies run; a number set by `aether scale` goes before this one."
     )
     min_available: Annotated[int, Field(ge=0)] = Field(
-        0, description="How many stay available whatever is drained. Kept; nothing drains yet."
+        0,
+        description="How many stay available; a rollout that would leave fewer is refused.",
     )
     entry: Annotated[str, AfterValidator(_entry)] = Field(
         "",
@@ -206,7 +207,9 @@ class StrategyTable(Table, extra="allow"):
 
     kind: str = Field("immediate", description="The strategy's name; `--strategy` goes before it.")
     deadline_s: Seconds = Field(
-        300.0, description="Not healthy within so many seconds, the deployment has failed."
+        300.0,
+        description="Longest wait, at each stage, for instances to become healthy and for Envoys "
+        "to confirm; then the deployment goes back.",
     )
 
     @property

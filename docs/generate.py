@@ -255,9 +255,8 @@ def _default(part: Mapping[str, Any]) -> str:
 def strategies() -> str:
     parts = [
         "# Strategies and their options\n",
-        "Keys of `[strategy]` in a blueprint beside `kind`, such as `stage_s = 30`, or on "
-        "the command line: `aether deploy FILE --strategy canary -o stage_s=30`. "
-        "A plugin may bring more.\n",
+        "Keys of `[strategy]` in a blueprint beside `kind`, such as `stage_s = 30`, or on the "
+        "command line: `aether deploy FILE --strategy canary -o stage_s=30`. Plugins bring more.\n",
     ]
     for name, kind in strategy_kinds():
         options = _options_of(import_module(kind.__module__))
@@ -329,11 +328,13 @@ def hooks() -> str:
         "# Hooks and drivers\n",
         f"What plugins implement; plugin API version {API_VERSION}. *stevedore finds and builds "
         "what the configuration names; pluggy calls everyone who listens.* A plugin imports from "
-        "`aether_core` only `hookspecs`, `drivers`, `model`, `errors` and `clock`: that list is "
-        "the public API. The values named here are in `model.py`.\n",
+        "`aether_core` only `hookspecs`, `drivers`, `model`, `errors`, `clock`, `judge`, "
+        "`evidence` and `testing`: that list is the public API. The values named here are in "
+        "`model.py`.\n",
         "## Hooks\n",
         f"Plain functions marked `@hookimpl` in a module under the entry-point group "
         f"`{hookspecs.GROUP}`.\n",
+        inspect.cleandoc(hookspecs.__doc__ or "").partition("plugins. ")[2] + "\n",
     ]
     for name, hook in hook_functions():
         text = inspect.cleandoc(hook.__doc__)
