@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aether_core.certs import node_uri
 from aether_core.envoy_routes import (
+    ABSENT_HEADER,
     FLEET_HEADER,
     RETRY_UNSENT,
     TYPE,
@@ -322,7 +323,8 @@ def _mesh_routes(known: set[FleetId]) -> Json:
         }
         for fleet in sorted(known)
     ]
-    routes.append(answer(503, "this node has no instance of that fleet\n"))
+    absent = answer(503, "this node has no instance of that fleet\n")
+    routes.append(absent | {"response_headers_to_add": [_absent_header()]})
     return _route_configuration("mesh", [{"name": "mesh", "domains": ["*"], "routes": routes}])
 
 
@@ -347,6 +349,9 @@ def _listeners(world: World) -> list[Json]:
     # A slice may use the listener as its HTTP proxy and then write http://<slice>.aether.
     inner["http_protocol_options"] = {"allow_absolute_url": True}
     mesh = _manager("mesh", world)
+    nobody = {"response_flag_filter": {"flags": ["UH", "NC"]}}  # No endpoint, or no such cluster.
+    mapper = {"filter": nobody, "headers_to_add": [_absent_header()]}
+    mesh["local_reply_config"] = {"mappers": [mapper]}
     return [
         _listener("public", world.bind, world.public_port, public),
         _listener("inner", "127.0.0.1", world.inner_port, inner),
@@ -441,6 +446,10 @@ def _from_file(path: Path) -> Json:
 
 def _address(address: str, port: int) -> Json:
     return {"socket_address": {"address": address, "port_value": port}}
+
+
+def _absent_header() -> Json:
+    return {"header": {"key": ABSENT_HEADER, "value": "1"}}
 
 
 def _seconds(value_s: float) -> str:
