@@ -90,7 +90,7 @@ def _load_class(group: str, point: EntryPoint) -> type[Any]:
     distribution = _distribution(point)[0]
     try:
         manager = FreshDriverManager(group, point.name, invoke_on_load=False)
-    except Exception as error:
+    except Exception as error:  # Foreign code may raise anything on import.
         raise DriverBroken(
             f"driver '{point.name}' of {distribution} cannot be loaded: "
             f"{type(error).__name__}: {error}",
@@ -152,7 +152,7 @@ class Hooks:
         for name, call in self._implementations("aether_admit_deployment"):
             try:
                 reason = call(plan=plan)
-            except Exception as error:
+            except Exception as error:  # Who cannot answer has not admitted it.
                 self._break(name, error)
                 raise HookFailed(
                     f"plugin '{name}' failed while asked to admit the deployment: {error}",
