@@ -254,6 +254,7 @@ class Blueprint(Table):
         return self.blueprint.name
 
     def routes(self) -> tuple[Route, ...]:
+        """Return the routes of all slices that have one."""
         return tuple(
             Route(piece.route.host, piece.route.prefix, piece.name)
             for piece in self.slices

@@ -95,7 +95,7 @@ def render(world: World) -> Documents:
         clusters.append(_fleet_cluster(fleet, world))
         local = local_name(fleet.id)
         endpoints[eds_file(local)] = [_assignment(local, _local_endpoints(fleet.id, world))]
-        clusters.append(_local_cluster(fleet.id, world))
+        clusters.append(_cluster(local, world))
     known = {fleet.id for fleet in world.fleets}
     return Documents(
         endpoints=endpoints,
@@ -157,10 +157,7 @@ def _fleet_cluster(fleet: Fleet, world: World) -> Json:
             {
                 "name": "loopback",
                 "match": {},
-                "transport_socket": {
-                    "name": "raw_buffer",
-                    "typed_config": {"@type": RAW_BUFFER},
-                },
+                "transport_socket": {"name": "raw_buffer", "typed_config": {"@type": RAW_BUFFER}},
             },
         ],
         "health_checks": [
@@ -190,10 +187,6 @@ def _fleet_cluster(fleet: Fleet, world: World) -> Json:
             "max_ejection_percent": 50,
         },
     }
-
-
-def _local_cluster(fleet: FleetId, world: World) -> Json:
-    return _cluster(local_name(fleet), world)
 
 
 def _cluster(name: str, world: World) -> Json:
