@@ -190,15 +190,14 @@ async def replicate(node: Node) -> None:
 
 async def _replicate_once(node: Node) -> None:
     store, mirror, failures = node.joined_store(), node.mirror, []
-    records = mirror.all(ArtifactRecord, keys.ARTIFACTS)
-    for record in records:
+    for record in mirror.all(ArtifactRecord, keys.ARTIFACTS):
         if node.id in record.holders and not node.blobs.has(record.sha256):
             try:
                 await _fetch(node, record)
             except AetherError as error:
-                failures.append(error)  # One that nobody has yet must not keep back the others.
-    needed = {record.sha256 for record in records}
-    held = set(node.blobs.all())
+                # One that nobody has yet must not keep back the others.
+                failures.append(error.message)
+    needed, held = _needed(mirror), set(node.blobs.all())
     writes: list[Put | Delete] = [
         Put(keys.copy(node.id, sha256), b"1")
         for sha256 in sorted(held & needed)
@@ -211,10 +210,15 @@ async def _replicate_once(node: Node) -> None:
     ]
     for start in range(0, len(writes), MAX_OPERATIONS):
         await store.commit(writes[start : start + MAX_OPERATIONS])
-    for sha256 in held - needed:
+    # Asked again: what was announced and came meanwhile must not be removed.
+    for sha256 in held - _needed(mirror):
         node.blobs.remove(sha256)
     if failures:
-        raise failures[0]
+        raise Unavailable("; ".join(failures))
+
+
+def _needed(mirror: Mirror) -> set[str]:
+    return {record.sha256 for record in mirror.all(ArtifactRecord, keys.ARTIFACTS)}
 
 
 async def _fetch(node: Node, record: ArtifactRecord) -> None:

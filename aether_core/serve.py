@@ -27,6 +27,13 @@ class PeerAwareProtocol(HttpToolsProtocol):
         if self.head_bytes > LONGEST_HEAD_BYTES:
             self.transport.abort()
 
+    def shutdown(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            # `close` would wait for the client's own end of TLS, which an idle one does not send.
+            self.transport.abort()
+        else:
+            super().shutdown()
+
     def on_headers_complete(self) -> None:
         self.is_in_head = False
         super().on_headers_complete()
