@@ -7,7 +7,7 @@ only. Sources: Envoy 1.40 v3 API reference; RFC 9110, 9.2.2 for what is idempote
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from aether_core.model import (
     Assignment,
     Fleet,
     FleetId,
+    InstanceId,
     InstanceState,
     InstanceStatus,
     NodeId,
@@ -90,24 +91,33 @@ def render(world: World) -> Documents:
     """Return every document of this node's Envoy."""
     endpoints: dict[str, list[Json]] = {}
     clusters: list[Json] = []
+    statuses = _by_fleet(world.statuses)
+    assigned = {assignment.id for assignment in world.assignments}
     for fleet in sorted(world.fleets, key=lambda fleet: fleet.id):
-        endpoints[eds_file(fleet.id)] = [_assignment(fleet.id, _endpoints(fleet.id, world))]
+        own = statuses.get(fleet.id, [])
+        here, local = _local_endpoints(own, assigned, world), local_name(fleet.id)
+        everywhere = [*here, *_remote_endpoints(own, assigned, world)]
+        endpoints[eds_file(fleet.id)] = [_assignment(fleet.id, everywhere)]
         clusters.append(_fleet_cluster(fleet, world))
-        local = local_name(fleet.id)
-        endpoints[eds_file(local)] = [_assignment(local, _local_endpoints(fleet.id, world))]
+        endpoints[eds_file(local)] = [_assignment(local, here)]
         clusters.append(_cluster(local, world))
-    known = {fleet.id for fleet in world.fleets}
     return Documents(
         endpoints=endpoints,
         clusters=clusters,
-        routes={
-            "rds-public.json": [_public_routes(world.routes, known)],
-            "rds-inner.json": [_inner_routes(world.routes, known)],
-            "rds-mesh.json": [_mesh_routes(known)],
-        },
+        routes=render_routes(world),
         listeners=_listeners(world),
         secrets=[_node_secret(world)],
     )
+
+
+def render_routes(world: World) -> dict[str, list[Json]]:
+    """Return only what depends on the routing document, which changes most often."""
+    known = {fleet.id for fleet in world.fleets}
+    return {
+        "rds-public.json": [_public_routes(world.routes, known)],
+        "rds-inner.json": [_inner_routes(world.routes, known)],
+        "rds-mesh.json": [_mesh_routes(known)],
+    }
 
 
 def bootstrap(world: World, admin_socket: Path) -> Json:
@@ -213,17 +223,25 @@ def _cluster(name: str, world: World) -> Json:
     }
 
 
-def _endpoints(fleet: FleetId, world: World) -> list[Json]:
-    assigned = {assignment.id for assignment in world.assignments}
+def _by_fleet(statuses: Iterable[InstanceStatus]) -> dict[FleetId, list[InstanceStatus]]:
+    grouped: dict[FleetId, list[InstanceStatus]] = {}
+    for status in statuses:
+        grouped.setdefault(status.fleet, []).append(status)
+    return grouped
+
+
+def _remote_endpoints(
+    statuses: Iterable[InstanceStatus], assigned: Set[InstanceId], world: World
+) -> list[Json]:
+    """Return the other nodes with READY instances, each weighing as many as it has."""
     remote = Counter(
         status.node
-        for status in world.statuses
-        if status.fleet == fleet
-        and status.node != world.node
+        for status in statuses
+        if status.node != world.node
         and status.state == InstanceState.READY
         and status.id in assigned
     )
-    found = _local_endpoints(fleet, world)
+    found = []
     for node, count in sorted(remote.items()):
         record = world.nodes.get(node)
         if record is not None:
@@ -231,12 +249,13 @@ def _endpoints(fleet: FleetId, world: World) -> list[Json]:
     return found
 
 
-def _local_endpoints(fleet: FleetId, world: World) -> list[Json]:
+def _local_endpoints(
+    statuses: Iterable[InstanceStatus], assigned: Set[InstanceId], world: World
+) -> list[Json]:
     """Return this node's instances: READY ones serve, those on their way out only finish."""
-    assigned = {assignment.id for assignment in world.assignments}
     found = []
-    for status in world.statuses:
-        if status.fleet == fleet and status.node == world.node and status.port:
+    for status in statuses:
+        if status.node == world.node and status.port:
             serves = status.state == InstanceState.READY and status.id in assigned
             ends = status.state in (
                 InstanceState.READY,
