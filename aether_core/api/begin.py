@@ -96,6 +96,7 @@ def _chosen(blueprint: Blueprint, wish: Wish) -> StrategyTable:
 
 
 def refuse_second(name: str, mirror: Mirror) -> None:
+    """Raise Refused while a deployment of the blueprint is active."""
     active = mirror.get(str, keys.active(name))
     if active is not None:
         raise Refused(
@@ -132,6 +133,10 @@ def _refuse_claimed_routes(blueprint: Blueprint, mirror: Mirror) -> None:
 async def begin(
     node: Node, request_id: str, caller: Caller, planned: Callable[[Mirror], Awaitable[Beginning]]
 ) -> dict[str, Any]:
+    """Plan and write, again when the cluster changed between the two; return the new id.
+
+    Errors: as `planned`; Conflict when others were faster every time.
+    """
     for _ in range(BEGIN_TRIES - 1):
         try:
             return await _try_to_begin(node, request_id, caller, await planned(await node.fresh()))

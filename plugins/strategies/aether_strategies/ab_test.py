@@ -26,6 +26,7 @@ class AbTestOptions(Options):
     end_after_s: float = 14 * 86_400.0
 
     def problems(self) -> dict[str, str]:
+        """Return what is wrong: key to reason."""
         found = {}
         context, variants = self.context, self.variants
         if not isinstance(context, dict) or len(context) != 1 or not _is_context(context):

@@ -15,6 +15,7 @@ class BlueGreenOptions(Options):
     complete_after_s: float = 86_400.0
 
     def problems(self) -> dict[str, str]:
+        """Return what is wrong: key to reason."""
         if is_seconds(self.complete_after_s):
             return {}
         reason = f"must be a number of seconds, not {self.complete_after_s!r}"

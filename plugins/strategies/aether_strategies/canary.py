@@ -22,6 +22,7 @@ class CanaryOptions(Limits):
     stage_deadline_s: float = 3600.0
 
     def problems(self) -> dict[str, str]:
+        """Return what is wrong: key to reason."""
         found = super().problems()
         if reason := _wrong_stages(self.stages):
             found["stages"] = reason

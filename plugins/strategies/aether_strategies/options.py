@@ -24,6 +24,7 @@ class Limits(Options):
     max_latency_p99_ms: float | None = None
 
     def problems(self) -> dict[str, str]:
+        """Return what is wrong: key to reason."""
         found = {}
         rate, latency_ms = self.max_error_rate, self.max_latency_p99_ms
         if rate is not None and not (is_number(rate) and 0 < rate <= 1):

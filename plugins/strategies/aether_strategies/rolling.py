@@ -22,6 +22,7 @@ class RollingOptions(Limits):
     pause_s: float = 0.0
 
     def problems(self) -> dict[str, str]:
+        """Return what is wrong: key to reason."""
         found = super().problems()
         for key in ("max_surge", "max_unavailable"):
             if _count(getattr(self, key), 100) is None:
