@@ -13,7 +13,7 @@ from aether_core import keys
 from aether_core.api.auth import Caller, get_node, require
 from aether_core.api.once import RequestId, answer_of, commit_once
 from aether_core.blueprint import Blueprint, StrategyTable, parse_blueprint
-from aether_core.config import references
+from aether_core.config import Document, references, validate
 from aether_core.deployment import Deployment, Move
 from aether_core.drivers import Stage, Strategy
 from aether_core.errors import ConfigError, Conflict, NotFound, Refused
@@ -83,8 +83,6 @@ async def deploy(
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
     """Begin a deployment; it goes on by itself."""
-    if before := await answer_of(node, request_id):
-        return dict(before)
 
     def planned(mirror: Mirror) -> _Beginning:
         plan, stages, strategy = _plan(wish, mirror)
@@ -104,8 +102,6 @@ async def undeploy(
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
     """Begin the removal of a blueprint: first its routes, then its instances."""
-    if before := await answer_of(node, request_id):
-        return dict(before)
 
     def planned(mirror: Mirror) -> _Beginning:
         if mirror.entry(keys.blueprint(name)) is None:
@@ -184,7 +180,8 @@ def _chosen(blueprint: Blueprint, wish: Wish) -> StrategyTable:
     # Options of one strategy mean nothing to another.
     options = blueprint.strategy.options if is_same else {}
     deadline = {"deadline_s": blueprint.strategy.deadline_s}
-    return StrategyTable.model_validate({**deadline, **options, **wish.options, "kind": kind})
+    table = {**deadline, **options, **wish.options, "kind": kind}
+    return validate(Document("strategy", table, {}), StrategyTable)
 
 
 def _refuse_environment(blueprint: Blueprint) -> None:
@@ -215,12 +212,17 @@ def _refuse_claimed_routes(blueprint: Blueprint, mirror: Mirror) -> None:
 async def _begin(
     node: Node, request_id: str, caller: Caller, planned: Callable[[Mirror], _Beginning]
 ) -> dict[str, Any]:
-    for _ in range(BEGIN_TRIES - 1):
+    conflict: Conflict | None = None
+    for _ in range(BEGIN_TRIES):
+        mirror = await node.fresh()
+        if before := await answer_of(node, request_id):
+            return dict(before)
         try:
-            return await _try_to_begin(node, request_id, caller, planned(await node.fresh()))
-        except Conflict:
-            continue  # Another one began at the same moment: plan again with it in sight.
-    return await _try_to_begin(node, request_id, caller, planned(await node.fresh()))
+            return await _try_to_begin(node, request_id, caller, planned(mirror))
+        except Conflict as error:
+            conflict = error  # Another one began at the same moment: plan with it in sight.
+    assert conflict is not None, "it was tried"
+    raise conflict
 
 
 async def _try_to_begin(
