@@ -109,11 +109,18 @@ def show_nodes(out: Output, nodes: list[dict[str, Any]]) -> None:
                 node["ports"]["api"],
                 node["ports"]["ingress"],
                 f"{node['ready']}/{node['instances']}",
-                node["ingress_error"] or node["why"],
+                _why(node),
             ]
             for node in nodes
         ],
     )
+
+
+def _why(node: dict[str, Any]) -> str:
+    if not node["is_live"]:
+        return "its lease ran out: the agent or its connection to the others is gone"
+    why: str = node["ingress_error"] or node["why"]
+    return why
 
 
 class _StepDisplay:

@@ -36,7 +36,8 @@ async def watch(session: Session, client: Client, name: str, timeout_s: float | 
     if deployment["state"] not in OVER:
         session.out.say(f"'{name}' {_waits_for(deployment)}")
         return
-    why = deployment["history"][-1]["why"]
+    causes = [move["why"] for move in deployment["history"] if move["state"] == "ROLLING_BACK"]
+    why = causes[0] if causes else deployment["history"][-1]["why"]
     kind = RolledBack if deployment["state"] == "ROLLED_BACK" else AetherError
     logs = "".join(_last_words(failure) for failure in deployment["failures"])
     raise kind(f"deployment '{name}' is {deployment['state']}: {why}{logs}")
@@ -79,7 +80,7 @@ def show_plan(planned: dict[str, Any]) -> None:
     for load in plan["peak"]:
         reserved, capacity = load["reserved"], load["capacity"]
         click.echo(
-            f"    {load['node']}: at most {load['instances']} instances, "
+            f"    {load['node']}: instances at most {load['instances']}, "
             f"{reserved['cpu']:g} of {capacity['cpu']:.3g} cores, "
             f"{size(reserved['memory_bytes'])} of {size(capacity['memory_bytes'])} reserved"
         )

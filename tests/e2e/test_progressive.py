@@ -108,7 +108,7 @@ async def test_canary_rolls_back_by_itself_when_health_degrades(
         "slow": 'SHOP_DELAY_S = "0.1"',
         "crash": 'SHOP_CRASH_AFTER = "30"',
     }[fault]
-    strategy = 'kind = "canary"\nstages = [5, 50, 100]\nstage_s = 5.0'
+    strategy = 'kind = "canary"\nstages = [5, 50, 100]\nstage_s = 5.0\nmax_latency_p99_ms = 80'
     path = blueprint(three, name, "1.1.0", env=env, strategy=strategy)
     async with load(*urls(three, name), workers=8) as seen:
         ran = await run(three, "deploy", path, fails=6)
