@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aether_core.drivers import API_VERSION, Lapse, SliceChange, Stage
-from aether_strategies.options import Options, is_seconds, read
+from aether_strategies.options import Options, read, wrong_seconds
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,8 @@ class BlueGreenOptions(Options):
 
     def problems(self) -> dict[str, str]:
         """Return what is wrong: key to reason."""
-        if is_seconds(self.complete_after_s):
-            return {}
-        reason = f"must be a number of seconds, not {self.complete_after_s!r}"
-        return {"complete_after_s": reason}
+        reason = wrong_seconds(self.complete_after_s)
+        return {"complete_after_s": reason} if reason else {}
 
 
 class BlueGreen:
