@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from aether_core import keys
-from aether_core.api.deployments import MAX_SLICES
+from aether_core.api.begin import MAX_SLICES
 from aether_core.client import REQUEST_HEADER, result
 from aether_core.deployment import Deployment
 from aether_core.errors import (
