@@ -5,7 +5,7 @@ PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PATH
 
 .DEFAULT_GOAL := quick
-.PHONY: quick setup setup-jdk demo test check fix unit cluster contract e2e bench docs
+.PHONY: quick setup setup-jdk setup-load demo test check fix unit cluster contract e2e sim bench docs
 
 quick: setup check unit  ## Check and test what is quick.
 
@@ -18,8 +18,11 @@ demo: setup  ## A cluster of three on this machine, an example deployed, a reque
 test: setup-jdk check  ## Everything that must pass.
 	uv run pytest
 
-setup-jdk: setup
+setup-jdk:
 	@scripts/setup --jdk
+
+setup-load:
+	@scripts/setup --load
 
 check:  ## Format, lint, types.
 	uv run ruff format --check .
@@ -33,7 +36,10 @@ fix:  ## Format and mend what can be mended by itself.
 unit contract cluster e2e:  ## One level of the tests.
 	uv run pytest tests/$@
 
-bench: setup  ## Figures, with their floors measured in the same run. Takes half an hour.
+sim: setup  ## Thousands of deployments in virtual time, under faults; each seed can be replayed.
+	uv run python -m tests.cluster.simulate --seeds 5000
+
+bench: setup-load  ## Figures, with their floors measured in the same run. Takes half an hour.
 	uv run python -m tests.bench
 
 docs:  ## Write the references again from the code.

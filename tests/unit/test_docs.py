@@ -57,6 +57,13 @@ def test_a_stale_part_is_written_anew() -> None:
     assert "JOINING --> ON_DUTY" in fresh
 
 
+def test_every_test_that_a_page_names_exists() -> None:
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = [name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())]
+    assert len(named) >= 10
+    assert [name for name in named if f"def {name}(" not in tests] == []
+
+
 # Commands
 
 
