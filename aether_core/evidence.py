@@ -4,7 +4,6 @@
 reads the record goes on exactly where the last one stopped. What the evidence says is for `judge`.
 """
 
-from bisect import bisect_left
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -12,6 +11,7 @@ from aether_core.likelihood import NO_TABLE, NO_TALLY, Tally, add_block
 
 BLOCK_S = 60.0  # Bursts within a minute hang together; from one to the next they rarely do.
 REFERENCE_REQUESTS = 100  # Of the old version, before "slow" means anything.
+SPELL_BLOCKS = 6  # Of the old version, before its slowest minutes are known a little.
 MIN_SPELL_REQUESTS = 5  # Fewer slow requests in a block are no slow spell.
 
 
@@ -69,7 +69,7 @@ class Reference:
 
     centre: int  # Half of the old version's requests are slower.
     tail: int  # At most a tenth of them is.
-    far: int  # Twice its 99th percentile.
+    far: int  # At most a hundredth.
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,20 @@ EMPTY = Evidence()
 
 
 def fold(evidence: Evidence, period: Period) -> Evidence:
-    """Return the evidence after one more period."""
+    """Return the evidence after one more period.
+
+    A full block is closed by the period after it, so that it can be looked at while it is whole.
+    """
+    if evidence.open_seconds >= BLOCK_S:
+        evidence = close_block(evidence)
     old, new = period.old, period.new
     errors = Tally(old.requests, old.errors, new.requests, new.errors)
-    grown = replace(
+    return replace(
         _with_latency(evidence, old.latency, new.latency),
         seconds=round(evidence.seconds + period.seconds, 3),
         open_seconds=round(evidence.open_seconds + period.seconds, 3),
         errors=evidence.errors.add(errors),
     )
-    return close_block(grown) if grown.open_seconds >= BLOCK_S else grown
 
 
 def _with_latency(evidence: Evidence, old: tuple[int, ...], new: tuple[int, ...]) -> Evidence:
@@ -142,13 +146,14 @@ def close_block(evidence: Evidence) -> Evidence:
         tail=evidence.tail.close(),
         centre=evidence.centre.close(),
         far=NO_TALLY,
-        spells=_count_spells(evidence.spells, evidence.far),
+        spells=_count_spells(evidence),
         reference=_reference(evidence.latency_old) or evidence.reference,
     )
 
 
-def _count_spells(spells: Spells, far: Tally) -> Spells:
-    if not far.old_requests or not far.new_requests:
+def _count_spells(evidence: Evidence) -> Spells:
+    spells, far = evidence.spells, evidence.far
+    if evidence.blocks < SPELL_BLOCKS or not far.old_requests or not far.new_requests:
         return spells
     return Spells(
         blocks=spells.blocks + 1,
@@ -164,12 +169,10 @@ def _is_spell(hits: int, requests: int) -> bool:
 def _reference(latency: tuple[int, ...]) -> Reference | None:
     if sum(latency) < REFERENCE_REQUESTS:
         return None
-    p99 = bucket_above(latency, 0.01)
-    far_ms = 2 * LATENCY_BOUNDS_MS[min(p99, len(LATENCY_BOUNDS_MS) - 1)]
     return Reference(
         centre=bucket_above(latency, 0.5),
         tail=bucket_above(latency, 0.1),
-        far=bisect_left(LATENCY_BOUNDS_MS, far_ms),
+        far=bucket_above(latency, 0.01),
     )
 
 

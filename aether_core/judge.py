@@ -11,8 +11,14 @@ from math import ceil, exp, log
 
 from aether_core.evidence import LATENCY_BOUNDS_MS, Evidence, Strand
 from aether_core.likelihood import (
+    ERRORS as ERRORS_PRIOR,
+)
+from aether_core.likelihood import (
+    LATENCY,
+    Prior,
     Tally,
     log_e_above,
+    log_e_rare,
     log_e_value,
     ratio_bounds,
     upper_rate,
@@ -70,17 +76,19 @@ class Metric:
     """
 
     name: str
+    prior: Prior
     weight: float  # Its part of alpha.
     least_ratio: float
     tolerated_ratio: float
     tolerated_rise: float
 
 
-ERRORS = Metric("errors", 0.6, 1.25, 2.0, 0.01)
-TAIL = Metric("slow requests", 0.1, 1.25, 2.0, 0.05)
-CENTRE = Metric("slower than the old median", 0.1, 1.2, 1.5, 0.25)
-OUTBURST_WEIGHT = 0.1
-SPELLS_WEIGHT = 0.1
+ERRORS = Metric("errors", ERRORS_PRIOR, 0.88, 1.25, 2.0, 0.01)
+TAIL = Metric("slow requests", LATENCY, 0.03, 1.25, 2.0, 0.05)
+CENTRE = Metric("slower than the old median", LATENCY, 0.02, 1.2, 1.5, 0.25)
+OUTBURST_WEIGHT = 0.02
+SPELLS_WEIGHT = 0.05
+CALM_BLOCKS = 900.0  # Until it shows more, a healthy version has a slow spell in 15 hours.
 
 MOST_E = 1e12  # More is no surer, and has to fit into a record.
 
@@ -124,11 +132,11 @@ def _compare(metric: Metric, strand: Strand, limits: Limits) -> Finding:
     """Judge one kind of hit of the new version against the old one's."""
     total = strand.total
     table = strand.table_now()
-    low, high = ratio_bounds(table, limits.beta)
+    low, high = ratio_bounds(table, metric.prior, limits.beta)
     old = _rate(total.old_hits, total.old_requests)
     new = _rate(total.new_hits, total.new_requests)
     finding = Finding(
-        metric.name, old, new, _ratio(total), low, high, _e(log_e_value(table)),
+        metric.name, old, new, _ratio(total), low, high, _e(log_e_value(table, metric.prior)),
         Verdict.INCONCLUSIVE, f"{metric.name}: {_percents(total)}",
     )  # fmt: skip
     alarmed = finding.e_value >= 1 / (metric.weight * limits.alpha)
@@ -165,7 +173,9 @@ def _needs(metric: Metric, total: Tally, limits: Limits) -> int:
     per_hit += (1 - new_part) * log((1 - new_part) / (1 - harmed_part))
     hits_per_request = (total.old_hits + total.new_hits + 1) / (requests + 2)
     by_ratio = new_part * certainty / (per_hit * hits_per_request)
-    return max(1, ceil(min(by_rise, by_ratio)) - total.new_requests)
+    # Once past the estimate, luck was against it: as much as a tenth of what was seen, again.
+    at_least = 1 + total.new_requests // 10
+    return max(at_least, ceil(min(by_rise, by_ratio)) - total.new_requests)
 
 
 def _outburst(evidence: Evidence, limits: Limits) -> Finding | None:
@@ -196,19 +206,15 @@ def _outburst(evidence: Evidence, limits: Limits) -> Finding | None:
 
 
 def _spells(evidence: Evidence, limits: Limits) -> Finding | None:
-    """Look for whole blocks in which the new version was far slower than the old one ever is.
-
-    The bet is against one such block in a hundred, or as many as the old version shows.
-    """
+    """Look for whole blocks in which the new version was far slower than the old one ever is."""
     spells = evidence.spells
-    chance = max(0.01, (1 + spells.old) / (100 + spells.blocks))
-    e_value = _e(log_e_above(spells.new, spells.blocks, chance))
+    e_value = _e(log_e_rare(spells.old, spells.new, spells.blocks, CALM_BLOCKS))
     if e_value < 1 / (SPELLS_WEIGHT * limits.alpha):
         return None
     old, new = _rate(spells.old, spells.blocks), _rate(spells.new, spells.blocks)
     why = f"far slower in {spells.new} of {spells.blocks} minutes, the old version in {spells.old}"
     effect = new / max(old, 1 / (spells.blocks + 1))
-    return Finding("slow spells", old, new, effect, chance, 1.0, e_value, Verdict.DEGRADED, why)
+    return Finding("slow spells", old, new, effect, 0.0, 1.0, e_value, Verdict.DEGRADED, why)
 
 
 def _error_limit(evidence: Evidence, limits: Limits) -> Finding | None:
