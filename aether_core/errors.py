@@ -4,7 +4,7 @@ AetherError                      exit 1   http 500
 ├─ ConfigError                   exit 3   400   one or many Problems: file, line, key, reason
 ├─ PluginError                   exit 3   500
 │   ├─ DriverBroken · DriverConflict
-│   ├─ DriverNotFound                     400   whoever asks named it
+│   ├─ DriverNotFound            exit 3   400   whoever asks named it
 │   └─ HookFailed
 ├─ Unauthenticated               exit 4   401
 ├─ Forbidden                     exit 4   403

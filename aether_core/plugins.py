@@ -83,7 +83,7 @@ def driver_errors(name: str) -> Iterator[None]:
         yield
     except AetherError:
         raise
-    except Exception as error:
+    except Exception as error:  # A driver's own code may raise anything.
         raise DriverBroken(f"driver '{name}' failed: {type(error).__name__}: {error}") from error
 
 
@@ -144,7 +144,7 @@ def _load_class(group: str, point: EntryPoint) -> type[Any]:
     what = f"driver '{point.name}' of {distribution}"
     try:
         manager = FreshDriverManager(group, point.name, invoke_on_load=False)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # Foreign code may raise anything on import.
         raise DriverBroken(
             f"{what} cannot be loaded: {type(error).__name__}: {error}",
             hint="aether plugin list --verbose",
@@ -233,7 +233,7 @@ class Hooks:
             name, call = listener.line.name, listener.asked(hook, self._tables, plan=plan)
             try:
                 reason = await listener.worker.call_aside(call, limit_s=self._limit_s)
-            except Exception as error:
+            except Exception as error:  # Who cannot answer has not admitted it.
                 listener.broke(error)
                 raise HookFailed(
                     f"plugin '{name}' failed while asked to admit the deployment: {error}",

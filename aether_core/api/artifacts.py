@@ -132,9 +132,9 @@ async def delete(
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
     """Forget a version that nothing runs or is about to run; the nodes remove its bytes."""
+    mirror = await node.fresh()
     if before := await answer_of(node, request_id):
         return dict(before)
-    mirror = await node.fresh()
     record = _record(mirror, name, version)
     if users := _users(record, mirror):
         raise Refused(f"artifact '{name}:{version}' is used by {', '.join(users)}")

@@ -43,7 +43,7 @@ class Audit:
 
         try:
             await self._app(scope, receive, audited)
-        except Exception:
+        except Exception:  # Answered like any other request, and said in the audit log.
             if not has_answered:  # The error page is made outside of us.
                 await write_audit(self._node, scope, AetherError.http_status)
             raise

@@ -13,9 +13,9 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from aether_core import keys
 from aether_core.api.auth import Caller
-from aether_core.api.once import commit_once
+from aether_core.api.once import answer_of, commit_once
 from aether_core.blueprint import Blueprint, StrategyTable, parse_blueprint
-from aether_core.config import references
+from aether_core.config import Document, references, validate
 from aether_core.deployment import Deployment, Move, longest_s
 from aether_core.drivers import Stage, Strategy
 from aether_core.errors import ConfigError, Conflict, Refused
@@ -92,10 +92,12 @@ def _chosen(blueprint: Blueprint, wish: Wish) -> StrategyTable:
     # Options of one strategy mean nothing to another.
     options = blueprint.strategy.options if is_same else {}
     deadline = {"deadline_s": blueprint.strategy.deadline_s}
-    return StrategyTable.model_validate({**deadline, **options, **wish.options, "kind": kind})
+    table = {**deadline, **options, **wish.options, "kind": kind}
+    return validate(Document("strategy", table, {}), StrategyTable)
 
 
 def refuse_second(name: str, mirror: Mirror) -> None:
+    """Raise Refused while a deployment of the blueprint is active."""
     active = mirror.get(str, keys.active(name))
     if active is not None:
         raise Refused(
@@ -132,12 +134,21 @@ def _refuse_claimed_routes(blueprint: Blueprint, mirror: Mirror) -> None:
 async def begin(
     node: Node, request_id: str, caller: Caller, planned: Callable[[Mirror], Awaitable[Beginning]]
 ) -> dict[str, Any]:
-    for _ in range(BEGIN_TRIES - 1):
+    """Plan and write, again when the cluster changed between the two; return the new id.
+
+    Errors: as `planned`; Conflict when others were faster every time.
+    """
+    conflict: Conflict | None = None
+    for _ in range(BEGIN_TRIES):
+        mirror = await node.fresh()
+        if before := await answer_of(node, request_id):
+            return dict(before)
         try:
-            return await _try_to_begin(node, request_id, caller, await planned(await node.fresh()))
-        except Conflict:
-            continue  # Another one began at the same moment: plan again with it in sight.
-    return await _try_to_begin(node, request_id, caller, await planned(await node.fresh()))
+            return await _try_to_begin(node, request_id, caller, await planned(mirror))
+        except Conflict as error:
+            conflict = error  # Another one began at the same moment: plan with it in sight.
+    assert conflict is not None, "it was tried"
+    raise conflict
 
 
 async def _try_to_begin(

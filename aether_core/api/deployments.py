@@ -57,8 +57,6 @@ async def deploy(
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
     """Begin a deployment; it goes on by itself."""
-    if before := await answer_of(node, request_id):
-        return dict(before)
 
     async def planned(mirror: Mirror) -> Beginning:
         beginning = plan_wish(wish, mirror)
@@ -78,8 +76,6 @@ async def undeploy(
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
     """Begin the removal of a blueprint: first its routes, then its instances."""
-    if before := await answer_of(node, request_id):
-        return dict(before)
 
     async def planned(mirror: Mirror) -> Beginning:
         if mirror.entry(keys.blueprint(name)) is None:
@@ -126,9 +122,9 @@ async def ask(
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
     """Ask that a deployment goes on, ends or goes back; the leader does it."""
+    mirror = await node.fresh()
     if before := await answer_of(node, request_id):
         return dict(before)
-    mirror = await node.fresh()
     deployment = find(mirror, body.name)
     what = _meant(deployment, body)
     _refuse_ask(deployment, what)

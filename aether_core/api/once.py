@@ -33,7 +33,10 @@ RequestId = Annotated[str, Depends(_request_id)]
 
 
 async def answer_of(node: Node, request_id: str) -> Any | None:
-    """Return what this request was answered before, None when it is new."""
+    """Return what this request was answered before, None when it is new.
+
+    Ask after `Node.fresh`: what the mirror shows then may be what this very request did.
+    """
     if not request_id:
         return None
     entry = await node.joined_store().get(keys.request(request_id))

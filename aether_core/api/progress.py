@@ -33,6 +33,7 @@ def find(mirror: Mirror, name: str | None) -> Deployment:
 
 
 def summary(deployment: Deployment) -> dict[str, Any]:
+    """Return one line about a deployment."""
     return {
         "id": deployment.id,
         "blueprint": deployment.blueprint,

@@ -76,9 +76,9 @@ async def scale(
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
     """Pin the slice's number of instances."""
+    mirror = await node.fresh()
     if before := await answer_of(node, request_id):
         return dict(before)
-    mirror = await node.fresh()
     record = mirror.get(SliceRecord, keys.slice_record(name))
     if record is None:
         raise NotFound(f"slice '{name}' not found")

@@ -82,9 +82,9 @@ async def revoke(
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
     """End a token: every node refuses it as soon as it hears of it."""
+    mirror = await node.fresh()
     if before := await answer_of(node, request_id):
         return dict(before)
-    mirror = await node.fresh()
     record = mirror.get(TokenRecord, keys.token(identity))
     if record is None:
         raise NotFound(f"token '{identity}' not found")

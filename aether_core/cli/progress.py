@@ -64,6 +64,7 @@ async def _follow(session: Session, client: Client, name: str) -> Any:
 
 
 def show_plan(planned: dict[str, Any]) -> None:
+    """Print what a deployment would start, stop and keep, and what the nodes carry then."""
     plan = planned["plan"]
     click.echo(
         f"plan for {plan['blueprint']} {plan['version']} "
@@ -87,6 +88,7 @@ def show_plan(planned: dict[str, Any]) -> None:
 
 
 def show_deployment(out: Output, found: dict[str, Any]) -> None:
+    """Print how a deployment went so far."""
     deployment = found["deployment"]
     click.echo(
         f"{deployment['id']}: {deployment['blueprint']} {deployment['version']}, "

@@ -18,6 +18,7 @@ import psutil
 
 from aether_core import __version__
 from tests.bench import page
+from tests.bench.cycles import measure_cycles
 from tests.bench.figures import Figure
 from tests.bench.memory import measure_memory
 from tests.bench.sizes import QUICK, Sizes
@@ -51,6 +52,7 @@ def parts(scratch: Path, sizes: Sizes) -> dict[str, Callable[[], list[Figure]]]:
         "bootstrap": partial(measure_bootstrap, scratch, sizes),
         "resting": partial(measure_resting, scratch, sizes),
         "throughput": partial(measure_throughput, scratch, sizes),
+        "cycles": partial(measure_cycles, scratch, sizes),
         "switch-1": partial(measure_switch, scratch, sizes, 1),
         "switch-5": partial(measure_switch, scratch, sizes, sizes.nodes),
     }

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_core.blueprint import Blueprint, parse_blueprint
+from aether_core.drivers import Stage
 from aether_core.errors import ConfigError, Refused
 from aether_core.model import (
     ArtifactRecord,
@@ -23,10 +24,18 @@ from aether_core.model import (
     slice_of,
 )
 from aether_core.placement import Seat, place
-from aether_core.planning import Landscape, Plan, plan_deployment, plan_removal
+from aether_core.planning import Landscape, Plan, changes_of, plan_deployment, plan_removal
 from tests.unit.clocks import START
 
 MIB = 1024**2
+
+
+AT_ONCE = Stage(share=1.0, new_fraction=1.0, old_fraction=0.0)
+
+
+def planned(blueprint: Blueprint, land: Landscape) -> Plan:
+    """Return the plan for moving everything in one step."""
+    return plan_deployment(blueprint, changes_of(blueprint, land), (AT_ONCE,), land)
 
 
 def artifact(reference: str, *, state: ArtifactState = ArtifactState.STORED) -> ArtifactRecord:
@@ -56,7 +65,7 @@ EMPTY = Landscape(
 
 def deployed(made: Blueprint, land: Landscape = EMPTY) -> Landscape:
     """Return the landscape after the blueprint was deployed and all traffic moved to it."""
-    plan = plan_deployment(made, land)
+    plan = planned(made, land)
     fleets = {c.new.id: c.new for c in plan.changes if c.new}
     ended = {c.old.id for c in plan.changes if c.old} - set(fleets)
     kept = {name: fleet for name, fleet in land.fleets.items() if name not in ended} | fleets
@@ -117,13 +126,13 @@ SHOP = blueprint(web={"instances": 3}, api={"instances": 2})
     ids=["nothing", "version", "more", "fewer", "slice gone", "slice new", "variable"],
 )
 def test_what_a_second_deployment_does(after: Blueprint, expected: list[str]) -> None:
-    plan = plan_deployment(after, deployed(SHOP))
+    plan = planned(after, deployed(SHOP))
     assert shown(plan) == expected
     assert plan.revision == 7
 
 
 def test_a_first_deployment_lists_everything() -> None:
-    plan = plan_deployment(
+    plan = planned(
         blueprint(web={"instances": 2, "min_available": 1, "route": {"prefix": "/a"}}), EMPTY
     )
     assert shown(plan) == ["+web@1:n1,n2"]
@@ -161,7 +170,7 @@ def test_a_plan_lists_everything_the_deployment_changes(
 ) -> None:
     try:
         land, wanted = deployed(blueprint("shop", **before)), blueprint("shop", **after)
-        plan = plan_deployment(wanted, land)
+        plan = planned(wanted, land)
     except Refused:
         return
     then = deployed(wanted, land)
@@ -190,7 +199,7 @@ def test_a_pinned_count_goes_first_but_never_leaves_the_bounds(
 ) -> None:
     made = blueprint(web={"instances": 3, "scale": {"min": 2, "max": 6}})
     land = replace(EMPTY, slices={"web": SliceRecord("web", "shop", 9, pinned)})
-    (change,) = plan_deployment(made, land).changes
+    (change,) = planned(made, land).changes
     assert change.new is not None
     assert change.new.instances == expected
 
@@ -203,7 +212,7 @@ def test_every_missing_artifact_is_named_with_what_there_is() -> None:
     land = replace(EMPTY, artifacts={**EMPTY.artifacts, "job:2": staged})
     made = blueprint(web={"artifact": "web:3"}, api={}, job={"artifact": "job:2"}, new={})
     with pytest.raises(ConfigError) as caught:
-        plan_deployment(made, land)
+        planned(made, land)
     assert [(p.key, p.reason) for p in caught.value.problems] == [
         ("slices[1].artifact", "artifact 'web:3' is not in the cluster; there is web:1, web:2"),
         ("slices[3].artifact", "artifact 'job:2' is not in the cluster; there is job:1, job:2"),
@@ -215,7 +224,7 @@ def test_every_taken_name_and_route_is_refused_together() -> None:
     other = blueprint("batch", web={"route": {"prefix": "/x"}}, job={"route": {"host": "b"}})
     made = blueprint(web={}, api={"route": {"host": "b"}})
     with pytest.raises(Refused) as caught:
-        plan_deployment(made, deployed(other))
+        planned(made, deployed(other))
     assert caught.value.message == (
         "slice 'web' belongs to blueprint 'batch'; "
         "route b/ of slice 'api' is taken by slice 'job' of blueprint 'batch'"
@@ -225,7 +234,7 @@ def test_every_taken_name_and_route_is_refused_together() -> None:
 def test_a_blueprint_may_move_its_own_routes() -> None:
     before = blueprint(web={"route": {"prefix": "/x"}}, api={"route": {"prefix": "/y"}})
     after = blueprint(web={"route": {"prefix": "/y"}}, api={"route": {"prefix": "/x"}})
-    assert plan_deployment(after, deployed(before)).routes == (
+    assert planned(after, deployed(before)).routes == (
         Route("*", "/y", "web"),
         Route("*", "/x", "api"),
     )
@@ -234,7 +243,7 @@ def test_a_blueprint_may_move_its_own_routes() -> None:
 def test_no_room_is_refused_with_the_sums() -> None:
     made = blueprint(web={"instances": 4, "resources": {"memory": "600MiB", "cpu": 0.5}})
     with pytest.raises(Refused) as caught:
-        plan_deployment(made, EMPTY)
+        planned(made, EMPTY)
     assert caught.value.message.startswith("1 of 4 instances of 'web@1-")
     assert caught.value.message.endswith(
         "find no node with 0.5 cores and 600 MiB free; 3 nodes have 3000 MiB in all"
@@ -245,13 +254,13 @@ def test_old_and_new_must_fit_side_by_side() -> None:
     big = {"instances": 3, "resources": {"memory": "600MiB"}}
     land = deployed(blueprint(web=big))
     with pytest.raises(Refused, match="3 of 3 instances"):
-        plan_deployment(blueprint(web={**big, "artifact": "web:2"}), land)
+        planned(blueprint(web={**big, "artifact": "web:2"}), land)
 
 
 def test_a_node_that_takes_nothing_new_is_no_room() -> None:
     closed = tuple(replace(seat, is_open=False) for seat in EMPTY.seats)
     with pytest.raises(Refused, match="0 nodes have 0 MiB in all"):
-        plan_deployment(blueprint(web={}), replace(EMPTY, seats=closed))
+        planned(blueprint(web={}), replace(EMPTY, seats=closed))
 
 
 @pytest.mark.parametrize(("kind", "is_refused"), [("whl", True), ("tar_gz", True), ("jar", False)])
@@ -259,17 +268,17 @@ def test_kinds_that_need_an_entry(kind: str, is_refused: bool) -> None:
     record = replace(artifact("web:1"), kind=kind)
     land = replace(EMPTY, artifacts={"web:1": record})
     if not is_refused:
-        assert plan_deployment(blueprint(web={}), land).starts
+        assert planned(blueprint(web={}), land).starts
         return
     with pytest.raises(ConfigError, match="slice 'web' has no entry") as caught:
-        plan_deployment(blueprint(web={}), land)
+        planned(blueprint(web={}), land)
     assert caught.value.hint.startswith("entry = ")
 
 
 def test_the_peak_counts_old_and_new() -> None:
     made = blueprint(web={"instances": 3, "resources": {"memory": "100MiB", "cpu": 0.5}})
     land = deployed(made)
-    plan = plan_deployment(
+    plan = planned(
         blueprint(web={"instances": 3, "artifact": "web:2", "resources": {"memory": "200MiB"}}),
         land,
     )
