@@ -9,14 +9,13 @@ import ssl
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
 
 from aether_core import certs
 from aether_core.boot import Peer
-from aether_core.contexts import Context
 from aether_core.errors import (
     AetherError,
     Forbidden,
@@ -26,6 +25,9 @@ from aether_core.errors import (
     Unavailable,
     from_problem_document,
 )
+
+if TYPE_CHECKING:  # Settings and their libraries, which a node has no use for.
+    from aether_core.contexts import Context
 
 CONNECT_TIMEOUT_S = 3.0
 # A node waits for the store for some seconds, then says so itself.
@@ -47,7 +49,7 @@ NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 class Client:
     """A user's connection to a cluster: any node that answers will do."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: "Context") -> None:
         self._endpoints = list(context.endpoints)
         self._http = httpx.AsyncClient(
             verify=certs.trusting(context.ca_pem),
