@@ -152,10 +152,12 @@ def _hold(deployment: Deployment, sight: Sight) -> Step | None:
     if asking is not None:
         is_final = asking.what == Ask.COMPLETE
         return _go_on(deployment, sight, f"asked for by {asking.by}", inputs, is_final=is_final)
-    if _has_waited(deployment, sight, max(stage.hold_s, stage.patience_s)):
-        held = f"held {max(stage.hold_s, stage.patience_s):g} s"
+    longest_s = max(stage.hold_s, stage.patience_s)
+    if _has_waited(deployment, sight, longest_s):
+        held = f"held {longest_s:g} s"
         if stage.lapse == Lapse.ROLL_BACK and not _may_pass(deployment, sight, verdict):
-            return _give_up(deployment, sight, why=f"{held}: {reason}", inputs=inputs)
+            lacking = _lacking(deployment, sight, reason)
+            return _give_up(deployment, sight, why=f"{held}: {lacking}", inputs=inputs)
         return _go_on(deployment, sight, held, inputs)
     if _has_waited(deployment, sight, stage.hold_s) and _may_pass(deployment, sight, verdict):
         return _go_on(deployment, sight, reason or f"held {stage.hold_s:g} s", inputs)
@@ -168,6 +170,13 @@ def _may_pass(deployment: Deployment, sight: Sight, verdict: Verdict) -> bool:
     if stage.is_manual or _unready(deployment, sight):
         return False
     return stage.judging != Judging.REQUIRED or verdict == Verdict.HEALTHY
+
+
+def _lacking(deployment: Deployment, sight: Sight, reason: str) -> str:
+    """Return what kept the stage from passing; `reason`: the judge's."""
+    if deployment.now.is_manual:
+        return "nobody said how it goes on"
+    return "; ".join(_unready(deployment, sight)) or reason
 
 
 def _go_on(
@@ -207,7 +216,8 @@ def _await_drained(deployment: Deployment, sight: Sight) -> Step | None:
         deployment, sight
     ):
         return None
-    done = move(deployment, S.COMPLETED, at=sight.at, why="the old instances have stopped")
+    why = "the old instances have stopped" if ending else "nothing had to be replaced"
+    done = move(deployment, S.COMPLETED, at=sight.at, why=why)
     return Step(done, _closing(deployment, landed=True))
 
 
