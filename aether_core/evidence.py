@@ -11,7 +11,7 @@ from aether_core.likelihood import NO_TABLE, NO_TALLY, Tally, add_block
 
 BLOCK_S = 60.0  # Bursts within a minute hang together; from one to the next they rarely do.
 REFERENCE_REQUESTS = 100  # Of the old version, before "slow" means anything.
-SPELL_BLOCKS = 6  # Of the old version, before its slowest minutes are known a little.
+SPELL_BLOCKS = 7  # Of the old version, before its slowest minutes are known a little.
 MIN_SPELL_REQUESTS = 5  # Fewer slow requests in a block are no slow spell.
 
 

@@ -7,7 +7,7 @@ HEALTHY needs enough requests to rule out the harm in METRICS. Derived in docs/j
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import ceil, exp, log
+from math import ceil, exp, log, sqrt
 
 from aether_core.evidence import LATENCY_BOUNDS_MS, Evidence, Strand
 from aether_core.likelihood import (
@@ -15,8 +15,10 @@ from aether_core.likelihood import (
 )
 from aether_core.likelihood import (
     LATENCY,
+    NO_TABLE,
     Prior,
     Tally,
+    add_block,
     log_e_above,
     log_e_rare,
     log_e_value,
@@ -153,7 +155,9 @@ def _is_harm_ruled_out(metric: Metric, total: Tally, high: float, limits: Limits
     if high <= metric.tolerated_ratio:
         return True
     new_high = upper_rate(total.new_hits, total.new_requests, limits.beta)
-    return new_high <= _rate(total.old_hits, total.old_requests) + metric.tolerated_rise
+    # The old rate less its standard error: one lucky hit of few requests must excuse nothing.
+    old_low = (total.old_hits - sqrt(total.old_hits)) / total.old_requests
+    return new_high <= old_low + metric.tolerated_rise
 
 
 def _needs(metric: Metric, total: Tally, limits: Limits) -> int:
@@ -198,11 +202,8 @@ def _outburst(evidence: Evidence, limits: Limits) -> Finding | None:
     e_value = _e(min(beyond, unfair) + log(stake))
     if e_value < 1 / (OUTBURST_WEIGHT * limits.alpha):
         return None
-    old = _rate(block.old_hits, block.old_requests)
-    new = _rate(block.new_hits, block.new_requests)
     why = f"errors broke out: {block.new_hits} of the last {block.new_requests} requests failed"
-    effect = _ratio(block)
-    return Finding("error outburst", old, new, effect, cap, 1.0, e_value, Verdict.DEGRADED, why)
+    return _alarm("error outburst", ERRORS_PRIOR, block, e_value, why, limits)
 
 
 def _spells(evidence: Evidence, limits: Limits) -> Finding | None:
@@ -211,10 +212,18 @@ def _spells(evidence: Evidence, limits: Limits) -> Finding | None:
     e_value = _e(log_e_rare(spells.old, spells.new, spells.blocks, CALM_BLOCKS))
     if e_value < 1 / (SPELLS_WEIGHT * limits.alpha):
         return None
-    old, new = _rate(spells.old, spells.blocks), _rate(spells.new, spells.blocks)
     why = f"far slower in {spells.new} of {spells.blocks} minutes, the old version in {spells.old}"
-    effect = new / max(old, 1 / (spells.blocks + 1))
-    return Finding("slow spells", old, new, effect, 0.0, 1.0, e_value, Verdict.DEGRADED, why)
+    blocks = Tally(spells.blocks, spells.old, spells.blocks, spells.new)
+    return _alarm("slow spells", LATENCY, blocks, e_value, why, limits)
+
+
+def _alarm(
+    metric: str, prior: Prior, tally: Tally, e_value: float, why: str, limits: Limits
+) -> Finding:
+    low, high = ratio_bounds(add_block(NO_TABLE, tally), prior, limits.beta)
+    old = _rate(tally.old_hits, tally.old_requests)
+    new = _rate(tally.new_hits, tally.new_requests)
+    return Finding(metric, old, new, _ratio(tally), low, high, e_value, Verdict.DEGRADED, why)
 
 
 def _error_limit(evidence: Evidence, limits: Limits) -> Finding | None:
@@ -243,12 +252,12 @@ def _latency_limit(evidence: Evidence, limits: Limits) -> Finding | None:
 
 def _above_limit(name: str, hits: int, requests: int, limit: float, limits: Limits) -> Finding:
     """Judge the new version alone: DEGRADED when its share of hits is surely above `limit`."""
-    rate = _rate(hits, requests)
+    rate, limit = _rate(hits, requests), max(limit, 1e-6)  # "None at all" is one in a million.
     high = upper_rate(hits, requests, limits.beta)
     e_value = _e(log_e_above(hits, requests, limit))
     is_above = e_value >= 1 / limits.alpha and rate > limit
     return Finding(
-        name, limit, rate, rate / limit if limit else 0.0, 0.0, high / limit if limit else 0.0,
+        name, limit, rate, rate / limit, 0.0, high / limit,
         e_value, Verdict.DEGRADED if is_above else Verdict.HEALTHY,
         f"{name}: {hits} of {requests} requests" if is_above else f"not {name}",
     )  # fmt: skip
