@@ -137,7 +137,7 @@ def _with_latency(evidence: Evidence, old: tuple[int, ...], new: tuple[int, ...]
 
 
 def close_block(evidence: Evidence) -> Evidence:
-    """End the open block: also to be called when the shares of traffic change."""
+    """End the open block. Also to be called when shares change: within a block they are one."""
     return replace(
         evidence,
         open_seconds=0.0,
@@ -178,10 +178,9 @@ def _reference(latency: tuple[int, ...]) -> Reference | None:
 
 def bucket_above(latency: tuple[int, ...], share: float) -> int:
     """Return the first bucket above which at most `share` of the requests lie."""
-    allowed = share * sum(latency)
-    below = accumulate(latency)
     total = sum(latency)
-    return next(index for index, count in enumerate(below) if total - count <= allowed)
+    below = accumulate(latency)
+    return next(index for index, count in enumerate(below) if total - count <= share * total)
 
 
 def _above(bucket: int, old: tuple[int, ...], new: tuple[int, ...]) -> Tally:

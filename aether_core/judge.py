@@ -1,8 +1,9 @@
 """The judge: is the new version as healthy as the old one was over the same seconds?
 
-It may be asked at every look, since what it computes are bets that a healthy version cannot win
-for long: the chance that one is ever called DEGRADED is at most `alpha`. Silence is not health:
-HEALTHY needs enough requests to rule out the harm in METRICS. Derived in docs/judge.md.
+It may be asked every second, since what it computes are winnings of bets that a healthy version
+does not lose: the chance that one is ever called DEGRADED is held to `alpha`. Silence is no
+health: HEALTHY needs enough requests to rule out the harm in ERRORS, TAIL and CENTRE. What is
+proved and what is measured of this stands in docs/judge.md.
 """
 
 from dataclasses import dataclass, replace
@@ -11,10 +12,8 @@ from math import ceil, exp, log, sqrt
 
 from aether_core.evidence import LATENCY_BOUNDS_MS, Evidence, Strand
 from aether_core.likelihood import (
-    ERRORS as ERRORS_PRIOR,
-)
-from aether_core.likelihood import (
-    LATENCY,
+    ERROR_PRIOR,
+    LATENCY_PRIOR,
     NO_TABLE,
     Prior,
     Tally,
@@ -85,9 +84,9 @@ class Metric:
     tolerated_rise: float
 
 
-ERRORS = Metric("errors", ERRORS_PRIOR, 0.88, 1.25, 2.0, 0.01)
-TAIL = Metric("slow requests", LATENCY, 0.03, 1.25, 2.0, 0.05)
-CENTRE = Metric("slower than the old median", LATENCY, 0.02, 1.2, 1.5, 0.25)
+ERRORS = Metric("errors", ERROR_PRIOR, 0.88, 1.25, 2.0, 0.01)
+TAIL = Metric("slow requests", LATENCY_PRIOR, 0.03, 1.25, 2.0, 0.05)
+CENTRE = Metric("slower than the old median", LATENCY_PRIOR, 0.02, 1.2, 1.5, 0.25)
 OUTBURST_WEIGHT = 0.02
 SPELLS_WEIGHT = 0.05
 CALM_BLOCKS = 900.0  # Until it shows more, a healthy version has a slow spell in 15 hours.
@@ -190,7 +189,7 @@ def _outburst(evidence: Evidence, limits: Limits) -> Finding | None:
     """
     block, total = evidence.errors.open, evidence.errors.total
     usual = (total.old_hits + 1) / (total.old_requests + 20)
-    cap = 0.1 + 8 * usual
+    cap = 0.1 + 8 * usual  # A burst of gamma shape 1: less than once in 7,000 minutes.
     requests = block.old_requests + block.new_requests
     if not requests or cap >= 1:
         return None
@@ -203,7 +202,7 @@ def _outburst(evidence: Evidence, limits: Limits) -> Finding | None:
     if e_value < 1 / (OUTBURST_WEIGHT * limits.alpha):
         return None
     why = f"errors broke out: {block.new_hits} of the last {block.new_requests} requests failed"
-    return _alarm("error outburst", ERRORS_PRIOR, block, e_value, why, limits)
+    return _alarm("error outburst", ERROR_PRIOR, block, e_value, why, limits)
 
 
 def _spells(evidence: Evidence, limits: Limits) -> Finding | None:
@@ -214,7 +213,7 @@ def _spells(evidence: Evidence, limits: Limits) -> Finding | None:
         return None
     why = f"far slower in {spells.new} of {spells.blocks} minutes, the old version in {spells.old}"
     blocks = Tally(spells.blocks, spells.old, spells.blocks, spells.new)
-    return _alarm("slow spells", LATENCY, blocks, e_value, why, limits)
+    return _alarm("slow spells", LATENCY_PRIOR, blocks, e_value, why, limits)
 
 
 def _alarm(
@@ -276,6 +275,9 @@ def _ratio(total: Tally) -> float:
 
 
 def _percents(total: Tally) -> str:
+    if not total.old_requests or not total.new_requests:
+        missing = "new" if total.old_requests else "old"
+        return f"nothing of the {missing} version to compare yet"
     old = _rate(total.old_hits, total.old_requests)
     new = _rate(total.new_hits, total.new_requests)
     return f"{new:.2%} of {total.new_requests} against {old:.2%} of {total.old_requests}"
