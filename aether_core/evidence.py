@@ -11,7 +11,7 @@ from aether_core.likelihood import NO_TABLE, NO_TALLY, Tally, add_block
 
 BLOCK_S = 60.0  # Bursts within a minute hang together; from one to the next they rarely do.
 REFERENCE_REQUESTS = 100  # Of the old version, before "slow" means anything.
-SPELL_BLOCKS = 6  # Of the old version, before its slowest minutes are known a little.
+SPELL_BLOCKS = 7  # Of the old version, before its slowest minutes are known a little.
 MIN_SPELL_REQUESTS = 5  # Fewer slow requests in a block are no slow spell.
 
 
@@ -137,7 +137,7 @@ def _with_latency(evidence: Evidence, old: tuple[int, ...], new: tuple[int, ...]
 
 
 def close_block(evidence: Evidence) -> Evidence:
-    """End the open block: also to be called when the shares of traffic change."""
+    """End the open block. Also to be called when shares change: within a block they are one."""
     return replace(
         evidence,
         open_seconds=0.0,
@@ -178,10 +178,9 @@ def _reference(latency: tuple[int, ...]) -> Reference | None:
 
 def bucket_above(latency: tuple[int, ...], share: float) -> int:
     """Return the first bucket above which at most `share` of the requests lie."""
-    allowed = share * sum(latency)
-    below = accumulate(latency)
     total = sum(latency)
-    return next(index for index, count in enumerate(below) if total - count <= allowed)
+    below = accumulate(latency)
+    return next(index for index, count in enumerate(below) if total - count <= share * total)
 
 
 def _above(bucket: int, old: tuple[int, ...], new: tuple[int, ...]) -> Tally:

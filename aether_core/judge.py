@@ -1,22 +1,23 @@
 """The judge: is the new version as healthy as the old one was over the same seconds?
 
-It may be asked at every look, since what it computes are bets that a healthy version cannot win
-for long: the chance that one is ever called DEGRADED is at most `alpha`. Silence is not health:
-HEALTHY needs enough requests to rule out the harm in METRICS. Derived in docs/judge.md.
+It may be asked every second, since what it computes are winnings of bets that a healthy version
+does not lose: the chance that one is ever called DEGRADED is held to `alpha`. Silence is no
+health: HEALTHY needs enough requests to rule out the harm in ERRORS, TAIL and CENTRE. What is
+proved and what is measured of this stands in docs/judge.md.
 """
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import ceil, exp, log
+from math import ceil, exp, log, sqrt
 
 from aether_core.evidence import LATENCY_BOUNDS_MS, Evidence, Strand
 from aether_core.likelihood import (
-    ERRORS as ERRORS_PRIOR,
-)
-from aether_core.likelihood import (
-    LATENCY,
+    ERROR_PRIOR,
+    LATENCY_PRIOR,
+    NO_TABLE,
     Prior,
     Tally,
+    add_block,
     log_e_above,
     log_e_rare,
     log_e_value,
@@ -83,9 +84,9 @@ class Metric:
     tolerated_rise: float
 
 
-ERRORS = Metric("errors", ERRORS_PRIOR, 0.88, 1.25, 2.0, 0.01)
-TAIL = Metric("slow requests", LATENCY, 0.03, 1.25, 2.0, 0.05)
-CENTRE = Metric("slower than the old median", LATENCY, 0.02, 1.2, 1.5, 0.25)
+ERRORS = Metric("errors", ERROR_PRIOR, 0.88, 1.25, 2.0, 0.01)
+TAIL = Metric("slow requests", LATENCY_PRIOR, 0.03, 1.25, 2.0, 0.05)
+CENTRE = Metric("slower than the old median", LATENCY_PRIOR, 0.02, 1.2, 1.5, 0.25)
 OUTBURST_WEIGHT = 0.02
 SPELLS_WEIGHT = 0.05
 CALM_BLOCKS = 900.0  # Until it shows more, a healthy version has a slow spell in 15 hours.
@@ -153,7 +154,9 @@ def _is_harm_ruled_out(metric: Metric, total: Tally, high: float, limits: Limits
     if high <= metric.tolerated_ratio:
         return True
     new_high = upper_rate(total.new_hits, total.new_requests, limits.beta)
-    return new_high <= _rate(total.old_hits, total.old_requests) + metric.tolerated_rise
+    # The old rate less its standard error: one lucky hit of few requests must excuse nothing.
+    old_low = (total.old_hits - sqrt(total.old_hits)) / total.old_requests
+    return new_high <= old_low + metric.tolerated_rise
 
 
 def _needs(metric: Metric, total: Tally, limits: Limits) -> int:
@@ -186,7 +189,7 @@ def _outburst(evidence: Evidence, limits: Limits) -> Finding | None:
     """
     block, total = evidence.errors.open, evidence.errors.total
     usual = (total.old_hits + 1) / (total.old_requests + 20)
-    cap = 0.1 + 8 * usual
+    cap = 0.1 + 8 * usual  # A burst of gamma shape 1: less than once in 7,000 minutes.
     requests = block.old_requests + block.new_requests
     if not requests or cap >= 1:
         return None
@@ -198,11 +201,8 @@ def _outburst(evidence: Evidence, limits: Limits) -> Finding | None:
     e_value = _e(min(beyond, unfair) + log(stake))
     if e_value < 1 / (OUTBURST_WEIGHT * limits.alpha):
         return None
-    old = _rate(block.old_hits, block.old_requests)
-    new = _rate(block.new_hits, block.new_requests)
     why = f"errors broke out: {block.new_hits} of the last {block.new_requests} requests failed"
-    effect = _ratio(block)
-    return Finding("error outburst", old, new, effect, cap, 1.0, e_value, Verdict.DEGRADED, why)
+    return _alarm("error outburst", ERROR_PRIOR, block, e_value, why, limits)
 
 
 def _spells(evidence: Evidence, limits: Limits) -> Finding | None:
@@ -211,10 +211,18 @@ def _spells(evidence: Evidence, limits: Limits) -> Finding | None:
     e_value = _e(log_e_rare(spells.old, spells.new, spells.blocks, CALM_BLOCKS))
     if e_value < 1 / (SPELLS_WEIGHT * limits.alpha):
         return None
-    old, new = _rate(spells.old, spells.blocks), _rate(spells.new, spells.blocks)
     why = f"far slower in {spells.new} of {spells.blocks} minutes, the old version in {spells.old}"
-    effect = new / max(old, 1 / (spells.blocks + 1))
-    return Finding("slow spells", old, new, effect, 0.0, 1.0, e_value, Verdict.DEGRADED, why)
+    blocks = Tally(spells.blocks, spells.old, spells.blocks, spells.new)
+    return _alarm("slow spells", LATENCY_PRIOR, blocks, e_value, why, limits)
+
+
+def _alarm(
+    metric: str, prior: Prior, tally: Tally, e_value: float, why: str, limits: Limits
+) -> Finding:
+    low, high = ratio_bounds(add_block(NO_TABLE, tally), prior, limits.beta)
+    old = _rate(tally.old_hits, tally.old_requests)
+    new = _rate(tally.new_hits, tally.new_requests)
+    return Finding(metric, old, new, _ratio(tally), low, high, e_value, Verdict.DEGRADED, why)
 
 
 def _error_limit(evidence: Evidence, limits: Limits) -> Finding | None:
@@ -243,12 +251,12 @@ def _latency_limit(evidence: Evidence, limits: Limits) -> Finding | None:
 
 def _above_limit(name: str, hits: int, requests: int, limit: float, limits: Limits) -> Finding:
     """Judge the new version alone: DEGRADED when its share of hits is surely above `limit`."""
-    rate = _rate(hits, requests)
+    rate, limit = _rate(hits, requests), max(limit, 1e-6)  # "None at all" is one in a million.
     high = upper_rate(hits, requests, limits.beta)
     e_value = _e(log_e_above(hits, requests, limit))
     is_above = e_value >= 1 / limits.alpha and rate > limit
     return Finding(
-        name, limit, rate, rate / limit if limit else 0.0, 0.0, high / limit if limit else 0.0,
+        name, limit, rate, rate / limit, 0.0, high / limit,
         e_value, Verdict.DEGRADED if is_above else Verdict.HEALTHY,
         f"{name}: {hits} of {requests} requests" if is_above else f"not {name}",
     )  # fmt: skip
@@ -267,6 +275,9 @@ def _ratio(total: Tally) -> float:
 
 
 def _percents(total: Tally) -> str:
+    if not total.old_requests or not total.new_requests:
+        missing = "new" if total.old_requests else "old"
+        return f"nothing of the {missing} version to compare yet"
     old = _rate(total.old_hits, total.old_requests)
     new = _rate(total.new_hits, total.new_requests)
     return f"{new:.2%} of {total.new_requests} against {old:.2%} of {total.old_requests}"

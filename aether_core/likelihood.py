@@ -60,14 +60,14 @@ class Prior:
     calm: tuple[float, ...]
 
 
-#: Mostly on one and a half times more: aimed at a doubling, which it finds before a weaker bet.
-ERRORS = Prior(
+#: Mostly on two and a half times as many: for a doubling it pays sooner than a bet on two.
+ERROR_PRIOR = Prior(
     harm=(0.03, 0.03, 0.01, 0.84, 0.05, 0.03, 0.01),
     bet=(0.005, 0.005, 0.01, 0.02, 0.06, 0.9),
     calm=(0.01, 0.04, 0.36, 0.22, 0.1, 0.27),
 )
 #: Latency drifts from minute to minute, so a whole block is often slow or fast together.
-LATENCY = Prior(
+LATENCY_PRIOR = Prior(
     harm=(0.05, 0.1, 0.15, 0.2, 0.2, 0.2, 0.1),
     bet=(0.2, 0.2, 0.2, 0.15, 0.15, 0.1),
     calm=(0.3, 0.2, 0.2, 0.1, 0.1, 0.1),

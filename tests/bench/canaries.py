@@ -1,7 +1,7 @@
 """Made-up traffic of an old and a new version, minute by minute, with known truth."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import erf, inf, pi, sin
 
 import numpy as np
@@ -30,13 +30,6 @@ class Canary:
     is_diurnal: bool = False
     minutes: int = 60
     look_s: float = 60.0
-
-    @property
-    def is_harmful(self) -> bool:
-        return replace(self, name="", minutes=60) != replace(
-            self, name="", minutes=60, errors_new=self.errors_old, latency_new=100.0,
-            drift_new=self.drift, spells=0.0,
-        )  # fmt: skip
 
 
 def periods(canary: Canary, rng: np.random.Generator) -> Iterator[Period]:
@@ -79,4 +72,4 @@ def _chances(mean_ms: float) -> np.ndarray:
     """Return the chance of each bucket: normal about the minute's mean, a tenth of it wide."""
     mean_ms = max(2.0, mean_ms)
     below = 0.5 * (1 + _erf((_BOUNDS + 0.5 - mean_ms) / (0.1 * mean_ms * 2**0.5)))
-    return np.diff(below, prepend=0.0).clip(0.0)
+    return np.asarray(np.diff(below, prepend=0.0).clip(0.0))
