@@ -105,7 +105,7 @@ class Client:
                         result(response)
                     async for line in response.aiter_lines():
                         if line:
-                            yield json.loads(line)
+                            yield _parsed(line, response)
                     return
             except NOT_SENT:
                 self._demote(endpoint)
@@ -198,18 +198,23 @@ class PeerClient:
 
 def result(response: httpx.Response) -> Any:
     """Return what a node answered. Errors: the one its problem document names, or AetherError."""
+    if response.is_success:
+        return _parsed(response.text, response) if response.content else None
     try:
-        document = response.json() if response.content else None
+        document = response.json()
     except ValueError:
         document = None
-        if response.is_success:
-            raise AetherError(f"{response.url} answered something else than JSON") from None
-    if response.is_success:
-        return document
     if isinstance(document, dict) and "type" in document:
         raise from_problem_document(document)
     kind = BY_STATUS.get(response.status_code, AetherError)
     raise kind(f"{response.url} answered {response.status_code} {response.reason_phrase}".rstrip())
+
+
+def _parsed(text: str, response: httpx.Response) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise AetherError(f"{response.url} answered something else than JSON") from None
 
 
 def path_of(*parts: str) -> str:
