@@ -98,8 +98,9 @@ def _start(deployment: Deployment, sight: Sight) -> Step:
     if not deployment.stages:
         return _switch_routes(deployment, sight, why="nothing to start")
     writes = _capacity(deployment, sight)
-    names = ", ".join(c.new.id for c in deployment.changes if c.new is not None)
-    return Step(move(deployment, S.DEPLOYING, at=sight.at, why=f"starting {names}"), writes)
+    new = [c.new.id for c in deployment.changes if c.new is not None and not _stays(c)]
+    why = f"starting {', '.join(new)}" if new else "nothing new to start"
+    return Step(move(deployment, S.DEPLOYING, at=sight.at, why=why), writes)
 
 
 def _await_health(deployment: Deployment, sight: Sight) -> Step | None:
@@ -160,7 +161,9 @@ def _hold(deployment: Deployment, sight: Sight) -> Step | None:
             return _give_up(deployment, sight, why=f"{held}: {lacking}", inputs=inputs)
         return _go_on(deployment, sight, held, inputs)
     if _has_waited(deployment, sight, stage.hold_s) and _may_pass(deployment, sight, verdict):
-        return _go_on(deployment, sight, reason or f"held {stage.hold_s:g} s", inputs)
+        held = f"held {stage.hold_s:g} s, nothing was found against the new version"
+        is_healthy = verdict == Verdict.HEALTHY
+        return _go_on(deployment, sight, reason if is_healthy else held, inputs)
     return None
 
 
@@ -405,13 +408,22 @@ def _judged(deployment: Deployment, sight: Sight) -> tuple[Verdict, str, dict[st
     found = {c.slice: sight.judgements.get(c.slice) for c in deployment.trials}
     inputs = {name: to_plain(judgement) for name, judgement in found.items() if judgement}
     for verdict in (Verdict.DEGRADED, Verdict.INCONCLUSIVE, Verdict.HEALTHY):
-        reasons = [f"{n}: {j.why}" for n, j in found.items() if j and j.verdict == verdict]
+        reasons = [_reason(n, j) for n, j in found.items() if j and j.verdict == verdict]
         unheard = [n for n, j in found.items() if j is None]
         if verdict == Verdict.INCONCLUSIVE and unheard:
             reasons += [f"{name}: nothing counted yet" for name in unheard]
         if reasons:
             return verdict, f"{verdict}: {'; '.join(reasons)}", inputs
     return Verdict.INCONCLUSIVE, "there is nothing to compare with", inputs
+
+
+def _reason(name: str, judgement: Judgement) -> str:
+    """Return the verdict's reason in a few words; the numbers are among the move's inputs."""
+    if judgement.verdict == Verdict.HEALTHY:
+        return name
+    if judgement.verdict == Verdict.INCONCLUSIVE and judgement.needs_requests:
+        return f"{name} needs about {judgement.needs_requests} more requests"
+    return f"{name}: {judgement.why}"
 
 
 def _ready(fleet: FleetId, sight: Sight) -> list[InstanceStatus]:

@@ -16,7 +16,7 @@ from aether_core.errors import RolledBack
 @json_option
 @pass_session
 def promote(session: Session, name: str | None, detach: bool) -> None:
-    """Go on to the next stage now, whatever the judge says. NAME: or the only active one."""
+    """Go on to the next stage now, without waiting for the judge. NAME: or the only active one."""
     _ask(session, {"what": "promote", "name": name}, detach=detach)
 
 
@@ -91,9 +91,17 @@ def explain(session: Session, name: str | None) -> None:
 
 def _show_inputs(judgements: dict[str, Any]) -> None:
     for name, judgement in judgements.items():
-        click.echo(f"      {name}: {judgement['verdict']}: {judgement['why']}")
+        click.echo(f"      {name}: {_verdict(judgement)}")
         for finding in judgement["findings"]:
             click.echo(f"        {_finding(finding)}")
+
+
+def _verdict(judgement: dict[str, Any]) -> str:
+    """Return the verdict and what its findings, which follow, do not say."""
+    needs, verdict = judgement["needs_requests"], str(judgement["verdict"])
+    if judgement["verdict"] == "DEGRADED" or not judgement["findings"]:
+        return f"{verdict}: {judgement['why']}"
+    return f"{verdict}, about {needs} more requests needed" if needs else verdict
 
 
 def _finding(finding: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ in the first; colour only on a terminal and without NO_COLOR.
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,9 @@ class Live:
         if not self._is_live:
             return
         up = f"\x1b[{self._shown}A" if self._shown else ""
-        body = "".join(f"\x1b[2K{line}\n" for line in lines)
+        # A line that wraps would be two, and the next time one too few would be replaced.
+        width = shutil.get_terminal_size().columns
+        body = "".join(f"\x1b[2K{line[:width]}\n" for line in lines)
         below = "\x1b[J"
         click.echo(up + body + below, nl=False, err=True)
         self._shown = len(lines)
