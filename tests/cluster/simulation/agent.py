@@ -9,7 +9,7 @@ from aether_core import keys
 from aether_core.agent import INGRESS_FAMILIES, TRAFFIC_S
 from aether_core.deployment import Deployment
 from aether_core.election import Presence, Term, campaign
-from aether_core.errors import AetherError, Unavailable
+from aether_core.errors import AetherError
 from aether_core.evidence import Evidence
 from aether_core.judge import Judgement, Limits
 from aether_core.leader import Leader
@@ -26,12 +26,14 @@ from aether_core.model import (
     RouteTable,
 )
 from aether_core.reconcile import difference
-from aether_core.store import Delete, Mirror, Put, put
+from aether_core.statuses import Statuses, replace_own
+from aether_core.store import Mirror, put
 from aether_core.traffic import TrafficStatus
 from tests.cluster.simulation.link import Link
 from tests.cluster.simulation.machine import Instance, Machine, View
 
 RETRY_S = 0.5
+APPLY_S, SLOW_APPLY_S = (0.005, 0.1), (2.0, 25.0)
 SETTLE_S = 0.05
 CAPACITY = Resources(cpu=64, memory_bytes=2**36)
 
@@ -41,7 +43,6 @@ class Manners:
     """How the Envoys behave now, and what the judge says; changed when faults begin and stop."""
 
     judge: Callable[[Evidence, Limits], Awaitable[Judgement]]
-    apply_s: tuple[float, float] = (0.005, 0.1)
     slow_apply: float = 0.0  # The chance that an Envoy takes seconds to load what it is told.
     rejected: float = 0.0  # The chance that it refuses.
 
@@ -61,12 +62,14 @@ class Agent:
         self.mirror = Mirror()
         self.presence = Presence(link, self.clock)
         self._chance, self._manners, self._on_defect = chance, manners, on_defect
-        self._news = asyncio.Event()
+        self._statuses = Statuses(machine.id, link, self.mirror, self.clock)
         self._draining: set[InstanceId] = set()
 
     async def run(self) -> None:
         machine = self.machine
-        machine.report = self._news.set
+        machine.say, machine.forget = self._statuses.say, self._statuses.forget
+        for instance in machine.instances.values():
+            self._statuses.say(instance.status)
         async with asyncio.TaskGroup() as self._loops:
             for loop in (
                 lambda: self.mirror.follow(self.link, keys.ROOT),
@@ -74,7 +77,7 @@ class Agent:
                 self._stand,
                 self._follow_routes,
                 self._reconcile,
-                self._publish,
+                self._statuses.publish,
                 self._publish_traffic,
             ):
                 self._loops.create_task(self._supervise(loop))
@@ -94,8 +97,6 @@ class Agent:
         machine = self.machine
         status = NodeStatus(machine.id, CAPACITY, 1, "0", self.clock.at())
         await self.link.commit([put(keys.node_status(machine.id), status, lease=lease)])
-        machine.unsaid |= machine.instances.keys()
-        self._news.set()
 
     async def _stand(self) -> None:
         async def lead(term: Term) -> None:
@@ -106,27 +107,26 @@ class Agent:
 
     async def _follow_routes(self) -> None:
         """As the product's agent: load what the mirror has, then say up to where it is loaded."""
-        mirror, chance, said = self.mirror, self._chance, -1
+        mirror, loaded = self.mirror, -1
+        key, status = keys.ingress_status(self.machine.id), None
         with mirror.watching() as changed:
             while True:
                 changed.clear()
                 newest = mirror.newest(*INGRESS_FAMILIES)
-                if newest != said and mirror.revision:
-                    view, error = self._view(newest), ""
-                    is_slow = chance.random() < self._manners.slow_apply
-                    await self.clock.sleep(
-                        chance.uniform(2.0, 25.0) if is_slow else chance.uniform(*self._manners.apply_s)
-                    )
-                    if chance.random() < self._manners.rejected:
-                        error = "Envoy refuses"
-                    else:
-                        self.machine.view = view
-                    revision = 0 if error else newest
-                    status = IngressStatus(self.machine.id, revision, error)
-                    key = keys.ingress_status(self.machine.id)
-                    await self.link.commit([put(key, status)])
-                    said = newest
+                if newest != loaded and mirror.revision:
+                    status, loaded = await self._load_routes(newest), newest
+                if status is not None and mirror.get(IngressStatus, key) != status:
+                    await replace_own(self.link, mirror, [put(key, status)])
                 await changed.wait()
+
+    async def _load_routes(self, revision: int) -> IngressStatus:
+        chance, manners, view = self._chance, self._manners, self._view(revision)
+        is_slow = chance.random() < manners.slow_apply
+        await self.clock.sleep(chance.uniform(*(SLOW_APPLY_S if is_slow else APPLY_S)))
+        if chance.random() < manners.rejected:
+            return IngressStatus(self.machine.id, 0, "Envoy refuses")
+        self.machine.view = view
+        return IngressStatus(self.machine.id, revision)
 
     def _view(self, revision: int) -> View:
         mirror = self.mirror
@@ -139,11 +139,13 @@ class Agent:
         return View(revision, routes, {fleet: frozenset(ids) for fleet, ids in ready.items()})
 
     async def _reconcile(self) -> None:
-        mirror, machine = self.mirror, self.machine
+        mirror, machine, done = self.mirror, self.machine, -1
         with mirror.watching() as changed:
             while True:
                 changed.clear()
-                if mirror.revision:
+                newest = mirror.newest(keys.INSTANCES, keys.FLEETS)
+                if newest != done and mirror.revision:
+                    done = newest
                     desired = mirror.all(Assignment, keys.assignments(machine.id))
                     to_do = difference(desired, machine.instances)
                     for assignment in to_do.start:
@@ -181,31 +183,6 @@ class Agent:
         statuses = self.mirror.all(IngressStatus, keys.INGRESS_STATUSES)
         return [status for status in statuses if status.node in live]
 
-    async def _publish(self) -> None:
-        """Write what instances have to say; forget what an earlier life of the machine said."""
-        machine, mirror = self.machine, self.mirror
-        await mirror.reach(1)
-        said = mirror.all(InstanceStatus, keys.instance_statuses(machine.id))
-        machine.unsaid |= {status.id for status in said if status.id not in machine.instances}
-        self._news.set()
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            batch, machine.unsaid = machine.unsaid, set()
-            if not batch:
-                continue
-            try:
-                await self.link.commit([self._write(name) for name in sorted(batch)])
-            except Unavailable:
-                machine.unsaid |= batch
-                self._news.set()
-                await self.clock.sleep(RETRY_S)
-
-    def _write(self, name: InstanceId) -> Put | Delete:
-        key = keys.instance_status(self.machine.id, name)
-        instance = self.machine.instances.get(name)
-        return Delete(key) if instance is None else put(key, instance.status)
-
     async def _publish_traffic(self) -> None:
         machine, said = self.machine, None
         while True:
@@ -215,8 +192,9 @@ class Agent:
             counted = dict(machine.counted)
             if counted != said:
                 status = TrafficStatus(machine.id, self.clock.at(), counted)
-                await self.link.commit([put(keys.traffic(machine.id), status)])
-                said = counted
+                write = put(keys.traffic(machine.id), status)
+                if await replace_own(self.link, self.mirror, [write]):
+                    said = counted
 
 
 def _nobody(before: Deployment, after: Deployment) -> None:

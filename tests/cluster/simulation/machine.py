@@ -55,7 +55,8 @@ class Instance:
 
 @dataclass
 class Machine:
-    """One machine. `report` tells the agent that an instance has news; `hurt` that one failed."""
+    """One machine. `say` and `forget`: the agent hears of an instance's news and of its end;
+    `hurt`: the referee hears that a fault took one."""
 
     id: NodeId
     chance: Random
@@ -67,8 +68,8 @@ class Machine:
     view: View = View()
     counted: dict[FleetId, Window] = field(default_factory=dict)
     instances: dict[InstanceId, Instance] = field(default_factory=dict)
-    unsaid: set[InstanceId] = field(default_factory=set)
-    report: Callable[[], None] = lambda: None
+    say: Callable[[InstanceStatus], None] = lambda status: None
+    forget: Callable[[InstanceId], None] = lambda name: None
 
     def start(self, assignment: Assignment, spec: InstanceSpec) -> None:
         status = InstanceStatus(
@@ -83,13 +84,13 @@ class Machine:
         assert instance.life is not None, "it was started"
         instance.life.cancel()
         if instance.status.state in (S.READY, S.UNHEALTHY, S.DRAINING):
-            self.say(instance, S.DRAINING)
+            self._become(instance, S.DRAINING)
             await idle()
-        self.say(instance, S.STOPPING)
+        self._become(instance, S.STOPPING)
         instance.is_serving = False
         await asyncio.sleep(self.chance.uniform(0.0, 0.3))
         self.instances.pop(instance.assignment.id, None)
-        self._tell(instance.assignment.id)
+        self.forget(instance.assignment.id)
 
     def die(self) -> None:
         """Lose everything that runs."""
@@ -99,7 +100,7 @@ class Machine:
             instance.life.cancel()
             instance.is_serving = False
             self.hurt(instance.assignment.fleet)
-        self.instances, self.unsaid = {}, set()
+        self.instances = {}
         self.view, self.counted = View(), {}
 
     def count(self, fleet: FleetId, window: Window) -> None:
@@ -112,21 +113,21 @@ class Machine:
             why = await self._run_once(instance, temper)
             restarts += 1
             instance.is_serving = False
-            self.say(instance, S.BACKOFF, why=why, restarts=restarts)
+            self._become(instance, S.BACKOFF, why=why, restarts=restarts)
             await asyncio.sleep(min(BACKOFF_LAST_S, 2.0 ** (restarts - 1)))
 
     async def _run_once(self, instance: Instance, temper: Temper) -> str:
         """Return why it ended."""
         chance = self.chance
-        self.say(instance, S.FETCHING)
+        self._become(instance, S.FETCHING)
         await asyncio.sleep(chance.uniform(0.0, 0.2))
-        self.say(instance, S.STARTING)
+        self._become(instance, S.STARTING)
         if not temper.is_ever_healthy:
             await asyncio.sleep(instance.spec.health.start_s)
             return "not healthy in time"
         await asyncio.sleep(temper.start_s * chance.uniform(0.5, 1.5))
         instance.is_serving = True
-        self.say(instance, S.READY)
+        self._become(instance, S.READY)
         if temper.ends_after_s is not None:
             await asyncio.sleep(temper.ends_after_s * chance.uniform(0.5, 1.5))
             self.hurt(instance.assignment.fleet)
@@ -137,22 +138,18 @@ class Machine:
             if chance.random() < 0.5:
                 return "ended with exit status 139"
             instance.is_serving = False
-            self.say(instance, S.UNHEALTHY)
+            self._become(instance, S.UNHEALTHY)
             await asyncio.sleep(chance.uniform(0.5, 3.0))
             instance.is_serving = True
-            self.say(instance, S.READY)
+            self._become(instance, S.READY)
         await asyncio.Event().wait()
         raise AssertionError("an event nobody sets was set")
 
-    def say(self, instance: Instance, state: InstanceState, **changes: object) -> None:
+    def _become(self, instance: Instance, state: InstanceState, **changes: object) -> None:
         instance.status = replace(
             instance.status,
             state=state,
             since=self.clock.at(),
             **changes,  # type: ignore[arg-type]
         )
-        self._tell(instance.assignment.id)
-
-    def _tell(self, name: InstanceId) -> None:
-        self.unsaid.add(name)
-        self.report()
+        self.say(instance.status)

@@ -235,9 +235,12 @@ class Referee:
         forced = {
             fleet
             for id, old in before.deployments.items()
-            if old is not None and old.state == S.ROLLING_BACK
-            and (new := self._deployment(id)) is not None and new.state == S.FAILED
-            for change in new.changes if change.new is not None
+            if old is not None
+            and old.state == S.ROLLING_BACK
+            and (new := self._deployment(id)) is not None
+            and new.state == S.FAILED
+            for change in new.changes
+            if change.new is not None
             for fleet in (change.new.id,)
         }
         fleets = self._fleets()

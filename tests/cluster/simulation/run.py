@@ -1,7 +1,8 @@
 """Plays a seed: builds the cluster, deploys wave after wave, lets faults strike, waits for the end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
@@ -41,6 +42,8 @@ CALLER = Caller("alice", Role.OPERATOR)
 CALL_TIMEOUT_S = 10.0
 #: After faults have stopped: late writes arrive, leases end, a leader is elected, lost nodes counted.
 CALM_S = 15.0
+#: Faults go on for so long after a deployment is over.
+AFTERMATH_S = 5.0
 #: For instances to be replaced, crashed ones to come out of their backoff, Envoys to follow.
 SETTLE_S = 150.0
 
@@ -139,13 +142,13 @@ class Cluster:
         self._store_artifacts(wave)
         deployment = await self._begin(wave, number)
         began_s = asyncio.get_running_loop().time()
-        async with asyncio.TaskGroup() as tasks:
-            asking = [tasks.create_task(self._ask_later(*ask, deployment)) for ask in wave.asks]
-            await self._weather_storm(wave.storm)
+        asking = [asyncio.create_task(self._ask_later(*ask, deployment)) for ask in wave.asks]
+        try:
+            await self._weather_storm(wave.storm, deployment)
             calm_s = asyncio.get_running_loop().time()
             state = await self._await_end(deployment, calm_s)
-            for task in asking:
-                task.cancel()
+        finally:
+            await _cancelled(asking)
         self.referee.note(f"{deployment} ended {state} after {calm_s - began_s:.0f} s of storm")
         await self._await_settled(deployment)
         return state
@@ -201,8 +204,7 @@ class Cluster:
     async def _await_end(self, id: str, calm_s: float) -> str:
         """Wait until the deployment is over, but not longer than it promised."""
         while True:
-            deployment = self.referee.mirror.get(Deployment, keys.deployment(id))
-            assert deployment is not None, "it was begun"
+            deployment = self._deployment(id)
             if deployment.is_over:
                 return str(deployment.state)
             patience = timedelta(seconds=calm_s + 4 * deployment.deadline_s)
@@ -212,6 +214,11 @@ class Cluster:
                 f"'{id}' is {deployment.state} at stage {deployment.stage} after its deadline",
             )
             await asyncio.sleep(0.5)
+
+    def _deployment(self, id: str) -> Deployment:
+        deployment = self.referee.mirror.get(Deployment, keys.deployment(id))
+        assert deployment is not None, "it was begun"
+        return deployment
 
     async def _await_settled(self, id: str) -> None:
         until_s = asyncio.get_running_loop().time() + SETTLE_S
@@ -228,8 +235,8 @@ class Cluster:
 
     # Faults
 
-    async def _weather_storm(self, storm: Storm) -> None:
-        """Let the faults strike for as long as the storm lasts, then end all of them."""
+    async def _weather_storm(self, storm: Storm, deployment: str) -> None:
+        """Let the faults strike until the storm or the deployment is over, then end all of them."""
         self.storm = storm
         vars(self.weather).update(vars(storm.weather))
         self.manners.slow_apply, self.manners.rejected = storm.slow_apply, storm.rejected
@@ -239,11 +246,13 @@ class Cluster:
             (storm.pause_each_s, self._pause),
             (storm.cut_each_s, self._cut),
         )
-        tasks = [asyncio.ensure_future(_each(p, s, self.chance)) for p, s in strikes if p]
-        await asyncio.sleep(storm.lasts_s)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = [asyncio.create_task(_each(p, s, self.chance)) for p, s in strikes if p]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(storm.lasts_s):
+                while not self._deployment(deployment).is_over:
+                    await asyncio.sleep(0.5)
+                await asyncio.sleep(AFTERMATH_S)
+        await _cancelled(tasks)
         self.storm = Storm()
         vars(self.weather).update(vars(Weather()))
         self.manners.slow_apply = self.manners.rejected = 0.0
@@ -355,10 +364,18 @@ class Cluster:
             machine.die()
 
 
-async def _each(period_s: float, strike: Callable[[], Awaitable[None]], chance: Random) -> None:
+async def _each(
+    period_s: float, strike: Callable[[], Coroutine[Any, Any, None]], chance: Random
+) -> None:
     while True:
         await asyncio.sleep(chance.expovariate(1 / period_s))
         await strike()
+
+
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Hooks:

@@ -83,8 +83,10 @@ def scenario(seed: int) -> Scenario:
     newest = dict.fromkeys(NAMES, 1)
     waves = [_calm_wave(pieces, "immediate")]
     for _ in range(chance.choice((1, 1, 2))):
-        if chance.random() < 0.04:
-            waves.append(replace(_calm_wave(pieces, "immediate"), document=None, storm=_storm(chance)))
+        if pieces and chance.random() < 0.04:
+            waves.append(
+                replace(_calm_wave(pieces, "immediate"), document=None, storm=_storm(chance))
+            )
             pieces = {}
         else:
             pieces = _changed(chance, pieces, newest)
@@ -116,9 +118,9 @@ def _changed(chance: Random, pieces: Pieces, newest: dict[str, int]) -> Pieces:
         newest[name] += 1
         changed[name] = (newest[name], chance.randint(1, 4))
     if not changed:
-        name = chance.choice(list(pieces))
+        name = chance.choice(tuple(pieces) or NAMES)
         newest[name] += 1
-        changed[name] = (newest[name], pieces[name][1])
+        changed[name] = (newest[name], chance.randint(1, 4))
     return changed
 
 
