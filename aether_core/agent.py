@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import psutil
 import uvloop
 from loguru import logger
 
@@ -43,12 +42,11 @@ from aether_core.model import (
     InstanceStatus,
     NodeRecord,
     NodeStatus,
-    Resources,
     RouteTable,
 )
 from aether_core.node import Node
 from aether_core.plugins import Hooks
-from aether_core.process import load_child, save_child, spawn, wait_ended
+from aether_core.process import load_child, machine_capacity, save_child, spawn, wait_ended
 from aether_core.reconcile import Workload
 from aether_core.serve import serve
 from aether_core.statuses import replace_own
@@ -246,7 +244,7 @@ class Agent:
         node = self.node
         status = NodeStatus(
             id=node.id,
-            capacity=node.boot.capacity or _machine_capacity(),
+            capacity=node.boot.capacity or machine_capacity(),
             agent_pid=os.getpid(),
             agent_version=__version__,
             started_at=node.clock.at(),
@@ -318,7 +316,7 @@ class Agent:
 async def _make(data_dir: Path) -> Agent:
     boot, clock = read_boot(data_dir), SystemClock()
     (data_dir / "logs").mkdir(exist_ok=True)
-    logs.set_up(data_dir / "logs" / "agent.log", os.environ.get("AETHER_LOG_LEVEL", "INFO"))
+    logs.set_up(data_dir / "logs" / "agent.log", boot.log_level)
     logger.info("agent {} of node '{}' begins, pid {}", __version__, boot.node, os.getpid())
     program = etcd.find(boot.etcd_path) if boot.is_core else None
     if program is not None:
@@ -388,10 +386,6 @@ def _surroundings(agent: Agent) -> Surroundings:
         wait_idle=agent.wait_idle,
         report=lambda status: agent.workload.report(status),  # noqa: PLW0108  Made after this.
     )
-
-
-def _machine_capacity() -> Resources:
-    return Resources(float(os.cpu_count() or 1), psutil.virtual_memory().total)
 
 
 def _stop_on_sigterm(loops: asyncio.TaskGroup) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from pathlib import Path
 
 from loguru import logger
@@ -17,7 +17,7 @@ from aether_core import keys
 from aether_core.errors import AetherError, ConfigError, IntegrityError, Unavailable
 from aether_core.model import ArtifactRecord, InstanceSpec, NodeId, NodeStatus
 from aether_core.node import Node
-from aether_core.store import Delete, Mirror, Put
+from aether_core.store import MAX_OPERATIONS, Delete, Mirror, Put
 
 # A version is acknowledged when this many nodes have it on disk, or all if there are fewer.
 COPIES = 3
@@ -172,26 +172,32 @@ async def fetch(node: Node, spec: InstanceSpec) -> Path:
 
 async def replicate(node: Node) -> None:
     """Hold what the records name this node for, say so, and drop what nobody needs, for ever."""
+    said = ""
     with node.mirror.watching() as changed:
         while True:
             changed.clear()
             try:
                 await _replicate_once(node)
             except AetherError as error:
-                logger.warning("artifacts not complete yet: {}", error)
+                if error.message != said:  # Said once, not every second of a long upload.
+                    logger.warning("artifacts not complete yet: {}", error)
+                    said = error.message
                 await node.clock.sleep(RETRY_S)
                 continue
+            said = ""
             await changed.wait()
 
 
 async def _replicate_once(node: Node) -> None:
-    store, mirror = node.joined_store(), node.mirror
-    records = mirror.all(ArtifactRecord, keys.ARTIFACTS)
-    for record in records:
+    store, mirror, failures = node.joined_store(), node.mirror, []
+    for record in mirror.all(ArtifactRecord, keys.ARTIFACTS):
         if node.id in record.holders and not node.blobs.has(record.sha256):
-            await _fetch(node, record)
-    needed = {record.sha256 for record in records}
-    held = set(node.blobs.all())
+            try:
+                await _fetch(node, record)
+            except AetherError as error:
+                # One that nobody has yet must not keep back the others.
+                failures.append(error.message)
+    needed, held = _needed(mirror), set(node.blobs.all())
     writes: list[Put | Delete] = [
         Put(keys.copy(node.id, sha256), b"1")
         for sha256 in sorted(held & needed)
@@ -202,10 +208,17 @@ async def _replicate_once(node: Node) -> None:
         for entry in mirror.under(keys.copies(node.id))
         if entry.key.rpartition("/")[2] not in held & needed
     ]
-    if writes:
-        await store.commit(writes)
-    for sha256 in held - needed:
+    for start in range(0, len(writes), MAX_OPERATIONS):
+        await store.commit(writes[start : start + MAX_OPERATIONS])
+    # Asked again: what was announced and came meanwhile must not be removed.
+    for sha256 in held - _needed(mirror):
         node.blobs.remove(sha256)
+    if failures:
+        raise Unavailable("; ".join(failures))
+
+
+def _needed(mirror: Mirror) -> set[str]:
+    return {record.sha256 for record in mirror.all(ArtifactRecord, keys.ARTIFACTS)}
 
 
 async def _fetch(node: Node, record: ArtifactRecord) -> None:
@@ -218,6 +231,9 @@ async def _fetch(node: Node, record: ArtifactRecord) -> None:
         offset = node.blobs.received(record.sha256)
         path = f"/v1/blobs/{record.sha256}"
         try:
+            if offset >= record.size_bytes:  # All came before we ended: it was not verified.
+                await node.blobs.receive(record.sha256, record.size_bytes, offset, _nothing())
+                return
             async with node.client.stream(node.peer(holder), path, offset=offset) as chunks:
                 await node.blobs.receive(record.sha256, record.size_bytes, offset, chunks)
         except AetherError as error:
@@ -226,6 +242,11 @@ async def _fetch(node: Node, record: ArtifactRecord) -> None:
             return
     name = f"{record.name}:{record.version}"
     raise Unavailable(f"artifact '{name}' not fetched: {'; '.join(reasons) or 'nobody has it'}")
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""  # What makes it a generator.
 
 
 def _flush_directory(directory: Path) -> None:

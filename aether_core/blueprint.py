@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from aether_core.config import Document, Table, read_toml, validate, wrong
+from aether_core.config import Document, Table, read_toml, validate, without_default, wrong
 from aether_core.errors import ConfigError
 from aether_core.model import ArtifactRecord, HealthCheck, InstanceSpec, Resources, Route
 
@@ -76,8 +76,14 @@ def _size(value: Any) -> Any:
     return int(float(match[1]) * SIZE_UNITS[match[2]])
 
 
+def _as_written(schema: dict[str, Any]) -> None:
+    """Describe a size to editors as the text that a user writes."""
+    without_default(schema)
+    schema["type"] = "string"
+
+
 Name = Annotated[str, AfterValidator(_name)]
-Bytes = Annotated[int, BeforeValidator(_size), Field(json_schema_extra={"type": ["string"]})]
+Bytes = Annotated[int, BeforeValidator(_size), Field(json_schema_extra=_as_written)]
 Variable = Annotated[str, AfterValidator(_variable)]
 VariableValue = Annotated[str, AfterValidator(_variable_value)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, strict=False)]
@@ -86,50 +92,94 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, strict=False)]
 class RouteTable(Table):
     """Where requests for the slice come in."""
 
-    host: Annotated[str, AfterValidator(_host)] = "*"
-    prefix: Annotated[str, AfterValidator(_prefix)] = "/"
+    host: Annotated[str, AfterValidator(_host)] = Field(
+        "*", description="The request's host, without port; `*` is any."
+    )
+    prefix: Annotated[str, AfterValidator(_prefix)] = Field(
+        "/", description="What the path starts with, whole segments only; the longest one wins."
+    )
 
 
 class HealthTable(Table):
     """An HTTP GET that answers 2xx or 3xx when an instance can take requests."""
 
-    path: Annotated[str, AfterValidator(_path)] = "/"
-    interval_s: Seconds = 1.0
-    timeout_s: Seconds = 1.0
-    healthy_after: Annotated[int, Field(ge=1, le=100)] = 1
-    unhealthy_after: Annotated[int, Field(ge=1, le=100)] = 3
-    start_s: Seconds = 30.0
+    path: Annotated[str, AfterValidator(_path)] = Field("/", description="What is asked for.")
+    interval_s: Seconds = Field(1.0, description="Seconds from one question to the next.")
+    timeout_s: Seconds = Field(1.0, description="No answer within so many seconds is a failure.")
+    healthy_after: Annotated[int, Field(ge=1, le=100)] = Field(
+        1, description="Passes in a row that make an instance ready."
+    )
+    unhealthy_after: Annotated[int, Field(ge=1, le=100)] = Field(
+        3, description="Failures in a row that take it out of routing."
+    )
+    start_s: Seconds = Field(
+        30.0, description="Not healthy within so many seconds, it is stopped and started again."
+    )
 
 
 class ResourcesTable(Table):
     """What each instance reserves on its node."""
 
-    cpu: Annotated[float, Field(ge=0, strict=False)] = 0.0
-    memory: Bytes = 0
+    cpu: Annotated[float, Field(ge=0, le=10_000, strict=False)] = Field(
+        0.0, description="Cores; 0 reserves nothing."
+    )
+    memory: Bytes = Field(
+        0,
+        description="A number with KiB, MiB, GiB or TiB, such as `256MiB`. Left out: nothing is "
+        "reserved. The process may write to twice as much.",
+    )
 
 
 class ScaleTable(Table):
     """The bounds of the slice's number of instances, which nobody may leave."""
 
-    min: Annotated[int, Field(ge=1)] = 1
-    max: Annotated[int, Field(ge=1)] = 10_000
+    min: Annotated[int, Field(ge=1)] = Field(1, description="Never fewer instances.")
+    max: Annotated[int, Field(ge=1)] = Field(10_000, description="Never more instances.")
 
 
 class SliceTable(Table):
     """One slice."""
 
-    name: Name
-    artifact: Annotated[str, AfterValidator(_artifact_reference)]
-    instances: Annotated[int, Field(ge=1, le=10_000)] = 1
-    min_available: Annotated[int, Field(ge=0)] = 0
-    entry: Annotated[str, AfterValidator(_entry)] = ""
-    route: RouteTable | None = None
-    health: HealthTable = HealthTable()
-    env: dict[Variable, VariableValue] = Field(default_factory=dict, repr=False)
-    scale: ScaleTable = ScaleTable()
-    resources: ResourcesTable = ResourcesTable()
-    drain_s: Annotated[float, Field(ge=0, le=86_400, strict=False)] = 30.0
-    grace_s: Annotated[float, Field(ge=0, le=86_400, strict=False)] = 10.0
+    name: Name = Field(
+        description="A DNS label, unique in the cluster; other slices call it `http://<name>.aether`."
+    )
+    artifact: Annotated[str, AfterValidator(_artifact_reference)] = Field(
+        description="What it runs, as `name:version`."
+    )
+    instances: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        1, description="How many copies run; a number set by `aether scale` goes before this one."
+    )
+    min_available: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="How many stay available; a rollout that would leave fewer is refused.",
+    )
+    entry: Annotated[str, AfterValidator(_entry)] = Field(
+        "",
+        description="What to start. A wheel: `module:app` (ASGI) or a console script. A tarball: "
+        "the command line. Others need none.",
+    )
+    route: RouteTable | None = Field(
+        None, description="Where requests come in; without it only other slices reach it."
+    )
+    health: HealthTable = Field(HealthTable(), description="When an instance can take requests.")
+    env: dict[Variable, VariableValue] = Field(
+        {},
+        repr=False,
+        description="Its environment. `${secrets:path}` is looked up by the node, `${env:NAME}` "
+        "where `aether deploy` runs.",
+    )
+    scale: ScaleTable = Field(ScaleTable(), description="The bounds of its number of instances.")
+    resources: ResourcesTable = Field(
+        ResourcesTable(),
+        description="What each instance reserves on its node.",
+        json_schema_extra=without_default,
+    )
+    drain_s: Annotated[float, Field(ge=0, le=86_400, strict=False)] = Field(
+        30.0, description="Longest wait for requests in flight before an instance is stopped."
+    )
+    grace_s: Annotated[float, Field(ge=0, le=86_400, strict=False)] = Field(
+        10.0, description="Seconds from SIGTERM to SIGKILL."
+    )
 
     @model_validator(mode="after")
     def _bounds_agree(self) -> "SliceTable":
@@ -146,15 +196,21 @@ class SliceTable(Table):
 class HeadTable(Table):
     """What the blueprint is called."""
 
-    name: Name
-    version: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Name = Field(description="A DNS label; the cluster has one blueprint of each name.")
+    version: Annotated[str, Field(min_length=1, max_length=100)] = Field(
+        description="Any text that tells people which one it is."
+    )
 
 
 class StrategyTable(Table, extra="allow"):
     """How it is rolled out; all other keys are the strategy's own and checked by it."""
 
-    kind: str = "immediate"
-    deadline_s: Seconds = 300.0
+    kind: str = Field("immediate", description="The strategy's name; `--strategy` goes before it.")
+    deadline_s: Seconds = Field(
+        300.0,
+        description="Longest wait, at each stage, for instances to become healthy and for Envoys "
+        "to confirm; then the deployment goes back.",
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -171,9 +227,11 @@ def _not_empty(slices: tuple[SliceTable, ...]) -> tuple[SliceTable, ...]:
 class Blueprint(Table):
     """A whole `blueprint.toml`."""
 
-    blueprint: HeadTable
-    slices: Annotated[tuple[SliceTable, ...], Field(strict=False), AfterValidator(_not_empty)]
-    strategy: StrategyTable = StrategyTable()
+    blueprint: HeadTable = Field(description="What the blueprint is called.")
+    slices: Annotated[tuple[SliceTable, ...], Field(strict=False), AfterValidator(_not_empty)] = (
+        Field(description="The slices, at least one.")
+    )
+    strategy: StrategyTable = Field(StrategyTable(), description="How it is rolled out.")
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> "Blueprint":
@@ -196,6 +254,7 @@ class Blueprint(Table):
         return self.blueprint.name
 
     def routes(self) -> tuple[Route, ...]:
+        """Return the routes of all slices that have one."""
         return tuple(
             Route(piece.route.host, piece.route.prefix, piece.name)
             for piece in self.slices

@@ -34,6 +34,7 @@ class Boot:
     #: Where etcd and Envoy are; None: etcd in PATH, Envoy from its wheel.
     etcd_path: str | None = None
     envoy_path: str | None = None
+    log_level: str = "INFO"
     #: Plugins' tables of cluster.toml, their secrets in place.
     tables: dict[str, Any] = field(default_factory=dict, repr=False)
 

@@ -5,14 +5,11 @@ before it did it, so a second run can tell a user what is there.
 """
 
 import asyncio
-import os
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from aether_core import __version__, certs, etcd, plugins
 from aether_core.boot import BOOT_FILE, Boot, Peer, Peers, write_private
@@ -33,6 +30,7 @@ from aether_core.ingress import check_envoy
 from aether_core.journal import Journal
 from aether_core.model import NodeId, Ports, Resources, Role, encode, to_plain
 from aether_core.plugins import Hooks
+from aether_core.process import machine_capacity
 from aether_core.settings import Settings
 from aether_core.token import new_token, record_of
 
@@ -374,6 +372,7 @@ def _machine_specs(work: Work, *, secret: str | None = None) -> list[MachineSpec
                 capacity=_host_fraction(len(work.nodes)) if shares_host else None,
                 etcd_path=work.settings.etcd_path if shares_host else None,
                 envoy_path=work.settings.envoy_path if shares_host else None,
+                log_level=work.settings.log_level,
                 tables=plugin_tables(work.config),
             )
             files[BOOT_FILE] = encode(boot)
@@ -393,8 +392,8 @@ def _ports(work: Work, slot: int) -> Ports:
 
 def _host_fraction(nodes: int) -> Resources:
     """Return what each of `nodes` on this one computer may promise."""
-    cores, memory_bytes = os.cpu_count() or 1, psutil.virtual_memory().total
-    return Resources(cpu=cores / nodes, memory_bytes=memory_bytes // nodes)
+    whole = machine_capacity()
+    return Resources(cpu=whole.cpu / nodes, memory_bytes=whole.memory_bytes // nodes)
 
 
 def _cluster_record(work: Work) -> dict[str, Any]:

@@ -10,21 +10,37 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from aether_core import certs
 from aether_core.boot import Peer
 from aether_core.contexts import Context
-from aether_core.errors import AetherError, OutcomeUnknown, Unavailable, from_problem_document
+from aether_core.errors import (
+    AetherError,
+    Forbidden,
+    NotFound,
+    OutcomeUnknown,
+    Unauthenticated,
+    Unavailable,
+    from_problem_document,
+)
 
 CONNECT_TIMEOUT_S = 3.0
-ANSWER_TIMEOUT_S = 60.0
+# A node waits for the store for some seconds, then says so itself.
+ANSWER_TIMEOUT_S = 30.0
+# An upload is answered when its copies are made, for which the node allows itself five minutes.
+UPLOAD_TIMEOUT_S = 330.0
 # How often a change whose answer was lost is sent again before its outcome is called unknown.
 REPEATS = 3
 REQUEST_HEADER = "X-Aether-Request"
 
 TIMEOUT = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+#: For answers that are no problem documents: something else than a node answered.
+BY_STATUS: dict[int, type[AetherError]] = {
+    kind.http_status: kind for kind in (Unauthenticated, Forbidden, NotFound, Unavailable)
+}
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -63,13 +79,16 @@ class Client:
     ) -> Any:
         """Send a body that is not held in memory, once, to the first node that answers."""
         for endpoint in list(self._endpoints):
+            timeout = httpx.Timeout(UPLOAD_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
             try:
-                response = await self._http.put(endpoint + path, content=chunks, headers=headers)
+                response = await self._http.put(
+                    endpoint + path, content=chunks, headers=headers, timeout=timeout
+                )
                 return result(response)
             except NOT_SENT:
                 self._demote(endpoint)
             except httpx.HTTPError as error:
-                raise _unknown(error, endpoint) from error
+                raise _unknown(error, f"the node at {endpoint}") from error
         raise self._nobody()
 
     async def lines(self, path: str, **params: Any) -> AsyncGenerator[Any, None]:
@@ -78,7 +97,7 @@ class Client:
         for endpoint in list(self._endpoints):
             try:
                 url = endpoint + path
-                async with self._http.stream("GET", url, params=wanted, timeout=None) as response:
+                async with self._http.stream("GET", url, params=wanted) as response:
                     if response.is_error:
                         await response.aread()
                         result(response)
@@ -89,12 +108,14 @@ class Client:
             except NOT_SENT:
                 self._demote(endpoint)
             except httpx.HTTPError as error:
-                raise Unavailable(f"the node at {endpoint} stopped answering: {error}") from error
+                raise Unavailable(
+                    f"the node at {endpoint} stopped answering: {_words(error)}"
+                ) from error
         raise self._nobody()
 
     async def _ask(self, method: str, path: str, **request: Any) -> Any:
         headers = {REQUEST_HEADER: uuid.uuid4().hex}
-        lost: OutcomeUnknown | None = None
+        failure: Unavailable | None = None
         for _ in range(REPEATS):
             for endpoint in list(self._endpoints):
                 try:
@@ -103,13 +124,16 @@ class Client:
                     )
                     return result(response)
                 except NOT_SENT:
-                    self._demote(endpoint)
+                    pass
                 except httpx.HTTPError as error:
-                    self._demote(endpoint)
-                    lost = _unknown(error, endpoint)
-            if lost is None:
-                break  # Nobody took it: there is nothing to find out.
-        raise lost or self._nobody()
+                    lost = _unanswered if method == "GET" else _unknown
+                    failure = _worse(failure, lost(error, f"the node at {endpoint}"))
+                except Unavailable as error:  # This node may be cut off while another is not.
+                    failure = _worse(failure, error)
+                self._demote(endpoint)
+            if not isinstance(failure, OutcomeUnknown):
+                break  # Nobody did it: there is nothing to find out.
+        raise failure or self._nobody()
 
     def _demote(self, endpoint: str) -> None:
         self._endpoints.remove(endpoint)
@@ -151,7 +175,7 @@ class PeerClient:
                     result(response)
                 yield response.aiter_bytes()
         except httpx.HTTPError as error:
-            raise Unavailable(f"node '{peer.node}' does not answer: {_words(error)}") from error
+            raise _unanswered(error, f"node '{peer.node}'") from error
 
     async def answers(self, url: str) -> bool:
         """Return whether anything at all answers HTTP at `url`."""
@@ -164,26 +188,44 @@ class PeerClient:
     async def _ask(self, method: str, peer: Peer, path: str, **request: Any) -> Any:
         try:
             return result(await self._http.request(method, _url(peer, path), **request))
-        except NOT_SENT as error:
-            raise Unavailable(f"node '{peer.node}' does not answer: {_words(error)}") from error
         except httpx.HTTPError as error:
-            raise _unknown(error, peer.node) from error
+            is_certain = method == "GET" or isinstance(error, NOT_SENT)
+            lost = _unanswered if is_certain else _unknown
+            raise lost(error, f"node '{peer.node}'") from error
 
 
 def result(response: httpx.Response) -> Any:
     """Return what a node answered. Errors: the one its problem document names, or AetherError."""
-    if response.is_success:
-        return response.json() if response.content else None
     try:
-        document = response.json()
-        assert isinstance(document, dict)
-    except (ValueError, AssertionError):
-        raise AetherError(f"{response.url} answered {response.status_code}") from None
-    raise from_problem_document(document)
+        document = response.json() if response.content else None
+    except ValueError:
+        document = None
+        if response.is_success:
+            raise AetherError(f"{response.url} answered something else than JSON") from None
+    if response.is_success:
+        return document
+    if isinstance(document, dict) and "type" in document:
+        raise from_problem_document(document)
+    kind = BY_STATUS.get(response.status_code, AetherError)
+    raise kind(f"{response.url} answered {response.status_code} {response.reason_phrase}".rstrip())
+
+
+def path_of(*parts: str) -> str:
+    """Return the path of these parts, whatever is in them."""
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 
 def _url(peer: Peer, path: str) -> str:
     return f"https://{peer.address}:{peer.ports.api}{path}"
+
+
+def _worse(one: Unavailable | None, other: Unavailable) -> Unavailable:
+    """Return what to tell: that something may have happened, rather than that nothing did."""
+    return one if isinstance(one, OutcomeUnknown) else other
+
+
+def _unanswered(error: httpx.HTTPError, where: str) -> Unavailable:
+    return Unavailable(f"{where} does not answer: {_words(error)}")
 
 
 def _unknown(error: httpx.HTTPError, where: str) -> OutcomeUnknown:

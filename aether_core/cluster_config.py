@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from aether_core.blueprint import Name
-from aether_core.config import Table, read_toml, resolve, validate, wrong
+from aether_core.config import Table, read_toml, resolve, validate, without_default, wrong
 from aether_core.errors import ConfigError, PluginError
 from aether_core.installed import import_attribute
 from aether_core.model import Ports
@@ -22,11 +22,16 @@ Port = Annotated[int, Field(ge=1, le=LAST_PORT)]
 
 
 class ClusterTable(Table):
-    """`quorum`: how many nodes run an etcd member; odd. Left out: at most five."""
+    """The cluster itself."""
 
-    name: Name
-    size: Annotated[int, Field(ge=1, le=1000)]
-    quorum: Annotated[int, Field(ge=1)] = 0
+    name: Name = Field(description="A DNS label; also the name of its context.")
+    size: Annotated[int, Field(ge=1, le=1000)] = Field(description="How many nodes.")
+    quorum: Annotated[int, Field(ge=1)] = Field(
+        0,
+        description="How many nodes run an etcd member; odd, at most `size`. Left out: the largest "
+        "odd number that is at most `size` and at most five.",
+        json_schema_extra=without_default,
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -51,26 +56,32 @@ class ClusterTable(Table):
 class CloudTable(Table):
     """Where the machines come from."""
 
-    provider: str
-    region: str = ""
-    instance_type: str = ""
+    provider: str = Field(description="The provider driver's name, such as `local`.")
+    region: str = Field("", description="Where, in the provider's words; `local` ignores it.")
+    instance_type: str = Field(
+        "", description="Which machines, in the provider's words; `local` ignores it."
+    )
 
 
 class SecurityTable(Table):
-    """What every node's certificate is derived from; usually a `${secrets:...}` reference."""
+    """What every node's certificate is derived from."""
 
-    cluster_secret: str = Field(repr=False)
+    cluster_secret: str = Field(
+        repr=False,
+        description="At least 16 characters; best a reference such as `${secrets:cluster/secret}`.",
+    )
 
 
 class NetworkTable(Table):
-    """The ports of the first node; where nodes share one host, the others' follow."""
+    """The ports of a node. Where nodes share one host these are the first node's: each further
+    node's ingress is 1 further, its other ports are 10 further."""
 
-    api: Port = 7400
-    mesh: Port = 7401
-    inner: Port = 7402
-    etcd_client: Port = 7403
-    etcd_peer: Port = 7404
-    ingress: Port = 8080
+    api: Port = Field(7400, description="The node's API, TLS.")
+    mesh: Port = Field(7401, description="Requests from other nodes' Envoys, mTLS.")
+    inner: Port = Field(7402, description="Requests from this node's slices, loopback only.")
+    etcd_client: Port = Field(7403, description="etcd for the nodes, mTLS; on core nodes.")
+    etcd_peer: Port = Field(7404, description="etcd's members among themselves, mTLS.")
+    ingress: Port = Field(8080, description="Public HTTP.")
 
     @model_validator(mode="after")
     def _no_port_twice(self) -> "NetworkTable":
@@ -85,10 +96,10 @@ class NetworkTable(Table):
 class ClusterConfig(Table):
     """A whole `cluster.toml`, without the tables of plugins."""
 
-    cluster: ClusterTable
-    cloud: CloudTable
-    security: SecurityTable
-    network: NetworkTable = NetworkTable()
+    cluster: ClusterTable = Field(description="The cluster itself.")
+    cloud: CloudTable = Field(description="Where the machines come from.")
+    security: SecurityTable = Field(description="What certificates are derived from.")
+    network: NetworkTable = Field(NetworkTable(), description="The ports of a node.")
 
 
 def read_cluster_config(

@@ -139,7 +139,8 @@ async def resolve(
         except NotFound as error:
             problems.append(Problem(where, 0, f"${{secrets:{name}}}", error.message, error.hint))
     if problems:
-        raise ConfigError(f"{where}: not every value was found", problems=tuple(problems))
+        missing = ", ".join(problem.key for problem in problems)
+        raise ConfigError(f"{where}: no value found for {missing}", problems=tuple(problems))
     return _replaced(value, known)
 
 
@@ -167,6 +168,11 @@ def _strings(value: object, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _strings(item, (*keys, index))
+
+
+def without_default(schema: dict[str, Any]) -> None:
+    """Keep out of a JSON schema a default that is computed, or that a user writes differently."""
+    schema.pop("default", None)
 
 
 def _replaced(value: Any, known: Mapping[tuple[str, str], str]) -> Any:

@@ -50,6 +50,7 @@ def context_names(settings: Settings) -> list[str]:
 
 
 def current_context(settings: Settings) -> str | None:
+    """Return the name of the context that commands use, if one was chosen."""
     try:
         return (settings.config_dir / CURRENT_FILE).read_text().strip() or None
     except FileNotFoundError:

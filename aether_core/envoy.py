@@ -7,12 +7,13 @@ only. Sources: Envoy 1.40 v3 API reference; RFC 9110, 9.2.2 for what is idempote
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aether_core.certs import node_uri
 from aether_core.envoy_routes import (
+    ABSENT_HEADER,
     FLEET_HEADER,
     RETRY_UNSENT,
     TYPE,
@@ -27,6 +28,7 @@ from aether_core.model import (
     Assignment,
     Fleet,
     FleetId,
+    InstanceId,
     InstanceState,
     InstanceStatus,
     NodeId,
@@ -89,24 +91,33 @@ def render(world: World) -> Documents:
     """Return every document of this node's Envoy."""
     endpoints: dict[str, list[Json]] = {}
     clusters: list[Json] = []
+    statuses = _by_fleet(world.statuses)
+    assigned = {assignment.id for assignment in world.assignments}
     for fleet in sorted(world.fleets, key=lambda fleet: fleet.id):
-        endpoints[eds_file(fleet.id)] = [_assignment(fleet.id, _endpoints(fleet.id, world))]
+        own = statuses.get(fleet.id, [])
+        here, local = _local_endpoints(own, assigned, world), local_name(fleet.id)
+        everywhere = [*here, *_remote_endpoints(own, assigned, world)]
+        endpoints[eds_file(fleet.id)] = [_assignment(fleet.id, everywhere)]
         clusters.append(_fleet_cluster(fleet, world))
-        local = local_name(fleet.id)
-        endpoints[eds_file(local)] = [_assignment(local, _local_endpoints(fleet.id, world))]
-        clusters.append(_local_cluster(fleet.id, world))
-    known = {fleet.id for fleet in world.fleets}
+        endpoints[eds_file(local)] = [_assignment(local, here)]
+        clusters.append(_cluster(local, world))
     return Documents(
         endpoints=endpoints,
         clusters=clusters,
-        routes={
-            "rds-public.json": [_public_routes(world.routes, known)],
-            "rds-inner.json": [_inner_routes(world.routes, known)],
-            "rds-mesh.json": [_mesh_routes(known)],
-        },
+        routes=render_routes(world),
         listeners=_listeners(world),
         secrets=[_node_secret(world)],
     )
+
+
+def render_routes(world: World) -> dict[str, list[Json]]:
+    """Return only what depends on the routing document, which changes most often."""
+    known = {fleet.id for fleet in world.fleets}
+    return {
+        "rds-public.json": [_public_routes(world.routes, known)],
+        "rds-inner.json": [_inner_routes(world.routes, known)],
+        "rds-mesh.json": [_mesh_routes(known)],
+    }
 
 
 def bootstrap(world: World, admin_socket: Path) -> Json:
@@ -156,10 +167,7 @@ def _fleet_cluster(fleet: Fleet, world: World) -> Json:
             {
                 "name": "loopback",
                 "match": {},
-                "transport_socket": {
-                    "name": "raw_buffer",
-                    "typed_config": {"@type": RAW_BUFFER},
-                },
+                "transport_socket": {"name": "raw_buffer", "typed_config": {"@type": RAW_BUFFER}},
             },
         ],
         "health_checks": [
@@ -191,10 +199,6 @@ def _fleet_cluster(fleet: Fleet, world: World) -> Json:
     }
 
 
-def _local_cluster(fleet: FleetId, world: World) -> Json:
-    return _cluster(local_name(fleet), world)
-
-
 def _cluster(name: str, world: World) -> Json:
     return {
         "@type": TYPE + "config.cluster.v3.Cluster",
@@ -219,17 +223,25 @@ def _cluster(name: str, world: World) -> Json:
     }
 
 
-def _endpoints(fleet: FleetId, world: World) -> list[Json]:
-    assigned = {assignment.id for assignment in world.assignments}
+def _by_fleet(statuses: Iterable[InstanceStatus]) -> dict[FleetId, list[InstanceStatus]]:
+    grouped: dict[FleetId, list[InstanceStatus]] = {}
+    for status in statuses:
+        grouped.setdefault(status.fleet, []).append(status)
+    return grouped
+
+
+def _remote_endpoints(
+    statuses: Iterable[InstanceStatus], assigned: Set[InstanceId], world: World
+) -> list[Json]:
+    """Return the other nodes with READY instances, each weighing as many as it has."""
     remote = Counter(
         status.node
-        for status in world.statuses
-        if status.fleet == fleet
-        and status.node != world.node
+        for status in statuses
+        if status.node != world.node
         and status.state == InstanceState.READY
         and status.id in assigned
     )
-    found = _local_endpoints(fleet, world)
+    found = []
     for node, count in sorted(remote.items()):
         record = world.nodes.get(node)
         if record is not None:
@@ -237,12 +249,13 @@ def _endpoints(fleet: FleetId, world: World) -> list[Json]:
     return found
 
 
-def _local_endpoints(fleet: FleetId, world: World) -> list[Json]:
+def _local_endpoints(
+    statuses: Iterable[InstanceStatus], assigned: Set[InstanceId], world: World
+) -> list[Json]:
     """Return this node's instances: READY ones serve, those on their way out only finish."""
-    assigned = {assignment.id for assignment in world.assignments}
     found = []
-    for status in world.statuses:
-        if status.fleet == fleet and status.node == world.node and status.port:
+    for status in statuses:
+        if status.node == world.node and status.port:
             serves = status.state == InstanceState.READY and status.id in assigned
             ends = status.state in (
                 InstanceState.READY,
@@ -322,7 +335,8 @@ def _mesh_routes(known: set[FleetId]) -> Json:
         }
         for fleet in sorted(known)
     ]
-    routes.append(answer(503, "this node has no instance of that fleet\n"))
+    absent = answer(503, "this node has no instance of that fleet\n")
+    routes.append(absent | {"response_headers_to_add": [_absent_header()]})
     return _route_configuration("mesh", [{"name": "mesh", "domains": ["*"], "routes": routes}])
 
 
@@ -347,6 +361,9 @@ def _listeners(world: World) -> list[Json]:
     # A slice may use the listener as its HTTP proxy and then write http://<slice>.aether.
     inner["http_protocol_options"] = {"allow_absolute_url": True}
     mesh = _manager("mesh", world)
+    nobody = {"response_flag_filter": {"flags": ["UH", "NC"]}}  # No endpoint, or no such cluster.
+    mapper = {"filter": nobody, "headers_to_add": [_absent_header()]}
+    mesh["local_reply_config"] = {"mappers": [mapper]}
     return [
         _listener("public", world.bind, world.public_port, public),
         _listener("inner", "127.0.0.1", world.inner_port, inner),
@@ -441,6 +458,10 @@ def _from_file(path: Path) -> Json:
 
 def _address(address: str, port: int) -> Json:
     return {"socket_address": {"address": address, "port_value": port}}
+
+
+def _absent_header() -> Json:
+    return {"header": {"key": ABSENT_HEADER, "value": "1"}}
 
 
 def _seconds(value_s: float) -> str:

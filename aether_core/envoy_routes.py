@@ -18,7 +18,10 @@ FLEET_HEADER = "x-aether-fleet"
 RETRIES = 2
 # Not idempotent: sent again only when it certainly reached nobody.
 UNSAFE_METHODS = "POST|PATCH|CONNECT"
-RETRY_UNSENT = "connect-failure,refused-stream,reset-before-request"
+# A node says with this header that it has no instance of the fleet: whoever asked it knew less
+# than it does, and asks another one.
+ABSENT_HEADER = "x-aether-absent"
+RETRY_UNSENT = "connect-failure,refused-stream,reset-before-request,retriable-headers"
 RETRY_IDEMPOTENT = RETRY_UNSENT + ",reset"
 PREVIOUS_HOSTS = TYPE + "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 # How long a visitor without the context keeps the version that chance gave.
@@ -143,6 +146,7 @@ def forward(retry_on: str) -> Json:
         "timeout": "0s",  # Streams may last; an idle one ends by the listener's limit.
         "retry_policy": {
             "retry_on": retry_on,
+            "retriable_headers": [{"name": ABSENT_HEADER, "present_match": True}],
             "num_retries": RETRIES,
             "retry_host_predicate": [
                 {

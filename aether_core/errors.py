@@ -3,7 +3,8 @@
 AetherError                      exit 1   http 500
 ├─ ConfigError                   exit 3   400   one or many Problems: file, line, key, reason
 ├─ PluginError                   exit 3   500
-│   ├─ DriverNotFound · DriverBroken · DriverConflict
+│   ├─ DriverBroken · DriverConflict
+│   ├─ DriverNotFound            exit 3   400   whoever asks named it
 │   └─ HookFailed
 ├─ Unauthenticated               exit 4   401
 ├─ Forbidden                     exit 4   403
@@ -76,6 +77,8 @@ class PluginError(AetherError):
 
 class DriverNotFound(PluginError):
     """The configuration names a driver that no installed distribution provides."""
+
+    http_status = 400
 
 
 class DriverBroken(PluginError):

@@ -13,12 +13,13 @@ the cluster was made.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from aether_core.evidence import Evidence
-from aether_core.judge import Judgement, Limits
+if TYPE_CHECKING:  # Every command imports this module; only the leader judges.
+    from aether_core.evidence import Evidence
+    from aether_core.judge import Judgement, Limits
 
 #: Grows when a Protocol or hook changes in a way that breaks plugins. A plugin writes the number:
 #: with this name in its place it would always claim to fit.
@@ -75,7 +76,9 @@ def aether_admit_deployment(plan: Mapping[str, Any], tables: Mapping[str, Any]) 
 
 
 @hookspec
-def aether_judge(evidence: Evidence, limits: Limits, tables: Mapping[str, Any]) -> Judgement | None:
+def aether_judge(
+    evidence: "Evidence", limits: "Limits", tables: Mapping[str, Any]
+) -> "Judgement | None":
     """Judge a new version instead of the judge that Aether has, or return None to leave it to it.
 
     Called on the leader, once a second for each slice that runs in two versions. The first answer

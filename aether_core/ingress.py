@@ -22,7 +22,7 @@ import httpx
 from loguru import logger
 
 from aether_core.clock import Clock
-from aether_core.envoy import Documents, World, bootstrap, render
+from aether_core.envoy import Documents, World, bootstrap, render, render_routes
 from aether_core.errors import AetherError
 from aether_core.evidence import Window
 from aether_core.model import FleetId
@@ -76,7 +76,8 @@ class Ingress:
         self._clock = clock
         self._program = find_envoy(program)
         self._threads = threads
-        self._applied: dict[str, str] = {}  # File: digest of what Envoy confirmed.
+        self._applied: dict[str, list[Any]] = {}  # File: what Envoy confirmed.
+        self._rendered: tuple[World, Documents] | None = None
         self._refused = 0  # Envoy's own count of files it did not take, as last seen.
         self._http: httpx.AsyncClient | None = None
         self.child: Child | None = None
@@ -87,18 +88,17 @@ class Ingress:
         self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.live_dir.mkdir(exist_ok=True, mode=0o700)
         socket_path = self._socket_path()
-        transport = httpx.AsyncHTTPTransport(uds=str(socket_path))
+        # Nothing to verify on a socket of our own; loading the system's authorities takes 20 ms.
+        transport = httpx.AsyncHTTPTransport(uds=str(socket_path), verify=False)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=5.0)
         self.child = load_child(self._dir / "child.json")
         self._applied, self._refused = {}, 0
         if self.child is not None:
             logger.info("took over Envoy, pid {}", self.child.pid)
-            refusals = await self.stats(r"update_(rejected|failure)$")
-            self._refused = sum(map(int, refusals.values()))
+            self._refused = await self._refusals()
             return
-        documents = render(world)
-        for name, resources in _files(documents).items():
-            self._write(name, resources)
+        files = _files(self._render(world))
+        versions = {name: self._write(name, resources) for name, resources in files.items()}
         boot = self._dir / "bootstrap.json"
         boot.write_text(json.dumps(bootstrap(world, socket_path)))
         socket_path.unlink(missing_ok=True)
@@ -110,14 +110,15 @@ class Ingress:
         )
         save_child(self._dir / "child.json", self.child)
         await self._wait_live()
-        await self._confirm(_files(documents))
+        await self._confirm(versions)
+        self._applied |= files
 
     async def apply(self, world: World) -> None:
         """Make Envoy answer by `world`. Errors: AetherError with Envoy's reason; then it goes on
         answering as before."""
-        documents = render(world)
+        documents = self._render(world)
         files = _files(documents)
-        changed = {name: files[name] for name in files if self._is_new(name, files[name])}
+        changed = {name: body for name, body in files.items() if self._applied.get(name) != body}
         if not changed:
             return
         routes = {name: body for name, body in changed.items() if name.startswith("rds-")}
@@ -154,9 +155,9 @@ class Ingress:
                     )
         return active
 
-    async def stats(self, pattern: str) -> dict[str, str]:
-        """Return Envoy's statistics whose names match the regular expression."""
-        text = await self._admin("/stats", filter=pattern)
+    async def stats(self, pattern: str, kind: str) -> dict[str, str]:
+        """Return Envoy's statistics of a kind whose names match the regular expression."""
+        text = await self._admin("/stats", filter=pattern, type=kind)
         lines = (line.partition(": ") for line in text.splitlines())
         return {name: value.strip('"') for name, _, value in lines}
 
@@ -194,45 +195,71 @@ class Ingress:
         if self._http is not None:
             await self._http.aclose()
 
+    def _render(self, world: World) -> Documents:
+        """Return the documents of `world`; where only its routes are new, render only those."""
+        if self._rendered is None or self._rendered[0] != replace(
+            world, routes=self._rendered[0].routes
+        ):
+            documents = render(world)
+        else:
+            documents = replace(self._rendered[1], routes=render_routes(world))
+        self._rendered = world, documents
+        return documents
+
     async def _put(self, files: dict[str, list[Any]]) -> None:
         if files:
-            for name, resources in files.items():
-                self._write(name, resources)
-            await self._confirm(files)
+            await self._confirm({name: self._write(name, body) for name, body in files.items()})
+            self._applied |= files
 
-    def _write(self, name: str, resources: list[Any]) -> None:
-        body = json.dumps({"version_info": _digest(resources), "resources": resources})
+    def _write(self, name: str, resources: list[Any]) -> str:
+        """Rename the file into its place; return the version that Envoy will say it uses."""
+        text = json.dumps(resources)
+        version = hashlib.sha256(text.encode()).hexdigest()[:16]
+        body = f'{{"version_info": "{version}", "resources": {text}}}'
         aside = self._dir / f"{name}.new"
         # Private: one of the files holds the node's key.
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(body)
         aside.rename(self.live_dir / name)
+        return version
 
-    async def _confirm(self, files: dict[str, list[Any]]) -> None:
-        """Wait until Envoy says that it uses these files. Errors: AetherError with its reason."""
-        wanted = {name: _digest(resources) for name, resources in files.items()}
-        awaited = {name: digest for name, digest in wanted.items() if name != "sds.json"}
+    async def _confirm(self, versions: dict[str, str]) -> None:
+        """Wait until Envoy says that it uses these versions of the files.
+
+        Envoy takes a file and answers questions on one thread: the first question comes after it
+        had time for the file, and asks for nothing but versions.
+        Errors: AetherError with Envoy's reason.
+        """
         deadline_s = self._clock.now_s() + CONFIRM_TIMEOUT_S
         pause_s = FIRST_POLL_S
         while True:
-            said = await self.stats(r"(version_text|update_(rejected|failure))$")
-            refused = sum(int(said[name]) for name in said if not name.endswith("version_text"))
-            late = [name for name, digest in awaited.items() if _version(name, said) != digest]
-            if "cds.json" in awaited and not late:
-                warming = await self.stats(r"^cluster_manager\.warming_clusters$")
-                late = (
-                    ["cds.json"] if warming.get("cluster_manager.warming_clusters") != "0" else []
-                )
+            await self._clock.sleep(pause_s)
+            late = await self._late(versions)
             if not late:
-                self._applied |= wanted
                 return
+            refused = await self._refusals()
             if refused > self._refused or self._clock.now_s() > deadline_s:
                 self._refused = refused
                 raise AetherError(
                     f"envoy did not take {', '.join(sorted(late))}: {self._last_words()}"
                 )
-            await self._clock.sleep(pause_s)
             pause_s = min(LAST_POLL_S, pause_s * 1.5)
+
+    async def _late(self, versions: dict[str, str]) -> list[str]:
+        """Return the files of which Envoy does not use these versions yet."""
+        said = await self.stats(r"version_text$", "TextReadouts")
+        # Of the node's certificate Envoy says no version.
+        awaited = {name: version for name, version in versions.items() if name != "sds.json"}
+        late = [name for name, version in awaited.items() if _version(name, said) != version]
+        if "cds.json" in awaited and not late:
+            warming = await self.stats(r"^cluster_manager\.warming_clusters$", "Gauges")
+            return [] if warming.get("cluster_manager.warming_clusters") == "0" else ["cds.json"]
+        return late
+
+    async def _refusals(self) -> int:
+        """Return how many files Envoy did not take since it began."""
+        counted = await self.stats(r"update_(rejected|failure)$", "Counters")
+        return sum(map(int, counted.values()))
 
     def _last_words(self) -> str:
         """Return Envoy's last warning: a rejection's reason is only in its log."""
@@ -242,9 +269,6 @@ class Ingress:
             return "no reason given"
         said = [line for line in lines[-50:] if "[warning]" in line or "[critical]" in line]
         return said[-1][-400:] if said else "no reason given"
-
-    def _is_new(self, name: str, resources: list[Any]) -> bool:
-        return self._applied.get(name) != _digest(resources)
 
     def _current(self, name: str) -> list[Any]:
         try:
@@ -306,10 +330,6 @@ def _files(documents: Documents) -> dict[str, list[Any]]:
         **documents.routes,
         "lds.json": documents.listeners,
     }
-
-
-def _digest(resources: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(resources, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _version(name: str, said: dict[str, str]) -> str | None:

@@ -46,7 +46,7 @@ def refuse_unreadable() -> None:
     for distribution in distributions():
         try:
             distribution.entry_points  # noqa: B018  Reading shows whether it can be read.
-        except Exception as error:
+        except Exception as error:  # What a distribution says of itself may be anything.
             name = _name_of(distribution)
             raise PluginError(
                 f"the entry points of '{name}' cannot be read: {type(error).__name__}: {error}",
@@ -69,7 +69,7 @@ def import_attribute(path: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     # Foreign code may raise anything on import, and sys.exit() would look like success.
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # Foreign code may raise anything on import.
         raise PluginError(
             f"'{path}' cannot be loaded: {type(error).__name__}: {error}",
             hint="aether plugin list --verbose",

@@ -26,6 +26,7 @@ class Journal:
         self._clock = clock
 
     def write(self, event: str, about: str) -> None:
+        """Append a line; when this returns it is on disk."""
         line: dict[str, Any] = {
             "at": self._clock.at().isoformat(timespec="milliseconds"),
             "event": event,

@@ -19,6 +19,7 @@ BLUEPRINTS = DESIRED + "blueprints/"
 DEPLOYMENTS = DESIRED + "deployments/"
 TRIALS = DESIRED + "trials/"  # <deployment>: what its versions' requests showed so far.
 ACTIVE = DESIRED + "active/"  # <blueprint>: the id of its one active deployment.
+BEGUN = DESIRED + "begun"  # The deployment that began last: whoever begins one compares it.
 SLICES = DESIRED + "slices/"
 FLEETS = DESIRED + "fleets/"
 INSTANCES = DESIRED + "instances/"

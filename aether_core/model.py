@@ -24,6 +24,8 @@ WHOLE_SHARE_BP = 10_000
 
 
 class NodeState(StrEnum):
+    """Where a node is in its life; `lifecycle.py` has the legal moves."""
+
     JOINING = "JOINING"
     ON_DUTY = "ON_DUTY"
     DRAINING = "DRAINING"
@@ -32,6 +34,8 @@ class NodeState(StrEnum):
 
 
 class InstanceState(StrEnum):
+    """What its node says of an instance."""
+
     FETCHING = "FETCHING"  # The artifact is on its way to the node.
     PREPARING = "PREPARING"  # The runtime unpacks it.
     STARTING = "STARTING"  # The process runs, its health check has not passed yet.
@@ -43,6 +47,8 @@ class InstanceState(StrEnum):
 
 
 class DeploymentState(StrEnum):
+    """How far a deployment is; `deployment.py` has the legal moves."""
+
     PENDING = "PENDING"
     DEPLOYING = "DEPLOYING"
     DEPLOYED = "DEPLOYED"

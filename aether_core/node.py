@@ -12,7 +12,7 @@ from aether_core import keys
 from aether_core.boot import Boot, Peer, Peers
 from aether_core.client import PeerClient
 from aether_core.clock import Clock
-from aether_core.errors import NoQuorum, NotFound
+from aether_core.errors import NoQuorum, NotFound, Unavailable
 from aether_core.model import NodeId, NodeRecord
 from aether_core.plugins import Hooks
 from aether_core.store import Mirror
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from aether_core.artifacts import Blobs
     from aether_core.ingress import Ingress
     from aether_core.leases import ExpiringLease
+
+# Longer than a watch that broke needs to be noticed and to begin anew.
+REACH_TIMEOUT_S = 10.0
 
 
 @dataclass
@@ -54,8 +57,16 @@ class Node:
         return self.store
 
     async def fresh(self) -> Mirror:
-        """Return the mirror, with all that was committed before this call. Errors: NoQuorum."""
-        await self.mirror.reach(await self.joined_store().revision())
+        """Return the mirror, with all that was committed before this call.
+
+        Errors: NoQuorum; Unavailable when the mirror does not hear of what was committed.
+        """
+        revision = await self.joined_store().revision()
+        try:
+            async with asyncio.timeout(REACH_TIMEOUT_S):
+                await self.mirror.reach(revision)
+        except TimeoutError:
+            raise Unavailable(f"node '{self.id}' is behind the store; ask another") from None
         return self.mirror
 
     def peer(self, node: NodeId) -> Peer:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -26,7 +26,6 @@ from aether_core.errors import (
     PluginError,
     Refused,
 )
-from aether_core.evidence import Evidence
 from aether_core.hookspecs import API_VERSION, GROUP, PROJECT, Event
 from aether_core.installed import (
     Plugin,
@@ -35,9 +34,12 @@ from aether_core.installed import (
     line_of,
     refuse_unreadable,
 )
-from aether_core.judge import Judgement, Limits, Verdict, judge
 from aether_core.listener import Listener, broken, hooks_of
 from aether_core.worker import Worker
+
+if TYPE_CHECKING:
+    from aether_core.evidence import Evidence
+    from aether_core.judge import Judgement, Limits
 
 DRIVER_GROUPS = ("aether.providers", "aether.strategies", "aether.runtimes")
 DISABLE_VARIABLE = "AETHER_DISABLE_PLUGINS"  # Distributions, with commas; "all" for every hook.
@@ -81,7 +83,7 @@ def driver_errors(name: str) -> Iterator[None]:
         yield
     except AetherError:
         raise
-    except Exception as error:
+    except Exception as error:  # A driver's own code may raise anything.
         raise DriverBroken(f"driver '{name}' failed: {type(error).__name__}: {error}") from error
 
 
@@ -142,7 +144,7 @@ def _load_class(group: str, point: EntryPoint) -> type[Any]:
     what = f"driver '{point.name}' of {distribution}"
     try:
         manager = FreshDriverManager(group, point.name, invoke_on_load=False)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # Foreign code may raise anything on import.
         raise DriverBroken(
             f"{what} cannot be loaded: {type(error).__name__}: {error}",
             hint="aether plugin list --verbose",
@@ -231,7 +233,7 @@ class Hooks:
             name, call = listener.line.name, listener.asked(hook, self._tables, plan=plan)
             try:
                 reason = await listener.worker.call_aside(call, limit_s=self._limit_s)
-            except Exception as error:
+            except Exception as error:  # Who cannot answer has not admitted it.
                 listener.broke(error)
                 raise HookFailed(
                     f"plugin '{name}' failed while asked to admit the deployment: {error}",
@@ -241,8 +243,11 @@ class Hooks:
             if reason:
                 raise Refused(f"plugin '{name}' refuses the deployment: {reason}", by=name)
 
-    async def judge(self, evidence: Evidence, limits: Limits) -> Judgement:
+    async def judge(self, evidence: "Evidence", limits: "Limits") -> "Judgement":
         """Return the first judgement of a plugin, else our own."""
+        # Imported here: only the leader judges.
+        from aether_core.judge import Judgement, Verdict, judge  # noqa: PLC0415
+
         hook = "aether_judge"
         for listener in self._with(hook):
             call = listener.asked(hook, self._tables, evidence=evidence, limits=limits)

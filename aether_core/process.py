@@ -92,6 +92,11 @@ def machine_environment() -> dict[str, str]:
     }
 
 
+def machine_capacity() -> Resources:
+    """Return the cores and the memory of this machine."""
+    return Resources(float(os.cpu_count() or 1), psutil.virtual_memory().total)
+
+
 def is_alive(child: Child) -> bool:
     """Return whether this very process runs. A zombie does not."""
     process = _reaped.get(child.pid)

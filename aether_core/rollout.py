@@ -179,8 +179,9 @@ def _go_on(
     is_final: bool = False,
 ) -> Step:
     """Begin the next stage, or the last one, or the end."""
-    last = len(deployment.stages) - 1
-    if deployment.is_last_stage or (is_final and deployment.now.share == 1.0):
+    last, now = len(deployment.stages) - 1, deployment.now
+    is_whole = now.share == 1.0 and now.new_fraction == 1.0
+    if deployment.is_last_stage or (is_final and is_whole):
         return _finish(deployment, sight, why=why, inputs=inputs)
     ahead = move(deployment, S.DEPLOYING, at=sight.at, why=why, inputs=inputs)
     ahead = replace(ahead, stage=last if is_final else deployment.stage + 1)

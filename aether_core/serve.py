@@ -11,12 +11,35 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from aether_core.errors import AetherError
 
 GRACE_S = 5
+LONGEST_HEAD_BYTES = 64 * 1024
 
 
 class PeerAwareProtocol(HttpToolsProtocol):
-    """Tells the application whose verified certificate the client showed."""
+    """Tells the application whose verified certificate the client showed; bounds what it sends
+    before it says who it is, which the parser would collect for ever."""
+
+    head_bytes = 0
+    is_in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.head_bytes = self.head_bytes + len(data) if self.is_in_head else 0
+        if self.head_bytes > LONGEST_HEAD_BYTES:
+            self.transport.abort()
+
+    def shutdown(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            # `close` would wait for the client's own end of TLS, which an idle one does not send.
+            self.transport.abort()
+        else:
+            super().shutdown()
+
+    def on_headers_complete(self) -> None:
+        self.is_in_head = False
+        super().on_headers_complete()
 
     def on_message_begin(self) -> None:
+        self.is_in_head = True
         super().on_message_begin()
         tls: Any = self.transport.get_extra_info("ssl_object")
         self.scope["extensions"] = {"aether.peer": (tls.getpeercert() if tls else None) or {}}

@@ -29,17 +29,23 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_DATA_HOME", ".local/share"),
-        description="Where clusters made from this computer are kept.",
+        description="Where clusters made from this computer are kept. Left out: "
+        "`$XDG_DATA_HOME/aether`, else `~/.local/share/aether`.",
     )
     config_dir: Path = Field(
         default_factory=lambda: _xdg("XDG_CONFIG_HOME", ".config"),
-        description="Where contexts are kept.",
+        description="Where contexts are kept. Left out: `$XDG_CONFIG_HOME/aether`, else "
+        "`~/.config/aether`.",
     )
     context: str | None = Field(None, description="The context to use instead of the current one.")
-    etcd_path: str | None = Field(None, description="The etcd program; otherwise etcd in PATH.")
-    envoy_path: str | None = Field(None, description="The Envoy program; otherwise its wheel's.")
+    etcd_path: str | None = Field(
+        None, description="The etcd program of nodes on this computer; otherwise etcd in PATH."
+    )
+    envoy_path: str | None = Field(
+        None, description="The Envoy program of nodes on this computer; otherwise its wheel's."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="What agents write to their log."
+        "INFO", description="What the agents of clusters made from now on write to their log."
     )
 
     @classmethod

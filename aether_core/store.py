@@ -103,7 +103,10 @@ class Store(Protocol):
     async def commit(
         self, writes: Iterable[Put | Delete], *, compares: Iterable[Compare] = ()
     ) -> int | None:
-        """Write all or nothing; return the new revision, or None when a comparison failed."""
+        """Write all or nothing; return the new revision, or None when a comparison failed.
+
+        Errors: also NotFound when a lease that is put with no longer exists.
+        """
         ...
 
     def watch(self, prefix: str) -> AsyncGenerator[Batch, None]:

@@ -17,7 +17,7 @@ import httpx
 from loguru import logger
 
 from aether_core.clock import Clock
-from aether_core.errors import AetherError, NoQuorum, OutcomeUnknown
+from aether_core.errors import AetherError, NoQuorum, NotFound, OutcomeUnknown
 from aether_core.store import (
     MAX_OPERATIONS,
     Batch,
@@ -38,6 +38,7 @@ PAGE_ENTRIES = 2_000
 EVERY_KEY = "AA=="  # A zero byte as both ends of a range: etcd's words for "from the first on".
 REQUIRE_LEADER = {"Grpc-Metadata-hasleader": "true"}
 # etcd refuses these before the write reaches the log, so nothing was written.
+LEASE_GONE = "etcdserver: requested lease not found"
 NOT_WRITTEN = ("etcdserver: no leader", "etcdserver: not capable", "etcdserver: too many requests")
 
 
@@ -183,6 +184,8 @@ class EtcdStore:
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                 reason = f"{endpoint}: {type(error).__name__} {error}".rstrip()
             except _Rejected as error:
+                if error.message == LEASE_GONE:
+                    raise NotFound("the lease no longer exists; nothing was written") from error
                 if error.is_definite:
                     raise
                 if not error.message.startswith(NOT_WRITTEN):

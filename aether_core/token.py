@@ -12,10 +12,16 @@ SECRET_BYTES = 32
 
 
 def new_token(
-    name: str, role: Role, *, now: datetime, expires_at: datetime | None = None
+    name: str,
+    role: Role,
+    *,
+    now: datetime,
+    expires_at: datetime | None = None,
+    identity: str | None = None,
 ) -> tuple[str, TokenRecord]:
-    """Return the token's text, to be shown once, and its record."""
-    text = f"{PREFIX}_{secrets.token_hex(4)}_{secrets.token_urlsafe(SECRET_BYTES)}"
+    """Return the token's text, to be shown once, and its record; `identity`: of one it replaces."""
+    identity = identity or secrets.token_hex(4)
+    text = f"{PREFIX}_{identity}_{secrets.token_urlsafe(SECRET_BYTES)}"
     return text, record_of(text, name, role, now=now, expires_at=expires_at)
 
 

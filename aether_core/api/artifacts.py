@@ -1,17 +1,21 @@
 """/v1/artifacts, /v1/uploads, /v1/blobs: immutable versions, acknowledged when they are safe."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
 
 from aether_core import keys
 from aether_core.api.auth import Caller, get_node, require, require_node
+from aether_core.api.once import RequestId, answer_of, commit_once
 from aether_core.artifacts import COPIES, choose_holders, copies_of
-from aether_core.errors import Conflict, NotFound, Refused, Unavailable
+from aether_core.deployment import Deployment
+from aether_core.errors import Conflict, IntegrityError, NotFound, Refused, Unavailable
 from aether_core.landscape import live_nodes
 from aether_core.model import (
     ArtifactRecord,
@@ -22,19 +26,28 @@ from aether_core.model import (
     to_plain,
 )
 from aether_core.node import Node
+from aether_core.plugins import load_driver
 from aether_core.store import Compare, Delete, Mirror, put
 
 router = APIRouter(prefix="/v1", tags=["artifacts"])
 
 REPLICATION_TIMEOUT_S = 300.0
 DISK_RESERVE_BYTES = 64 * 1024**2
+# A sender that is silent for this long is gone; until then nobody else may go on with its upload.
+SILENCE_S = 60.0
+SHA256 = "^[0-9a-f]{64}$"
+
+Digest = Annotated[str, Path(pattern=SHA256)]
+#: What a blueprint can refer to.
+Name = Annotated[str, Path(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Version = Annotated[str, Path(pattern="^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 
 
-class Announced(BaseModel):
+class Announced(BaseModel, extra="forbid"):
     """What the sender says of the bytes: `offset` of the first one that comes now."""
 
     kind: str = Field(pattern="^[a-z_]+$")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=SHA256)
     size_bytes: int = Field(ge=1)
     offset: int = Field(0, ge=0)
 
@@ -63,7 +76,7 @@ async def show(
 
 @router.get("/uploads/{sha256}")
 async def upload_state(
-    sha256: str,
+    sha256: Digest,
     _: Annotated[Caller, require(Role.OPERATOR)],
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
@@ -73,14 +86,15 @@ async def upload_state(
 
 @router.put("/artifacts/{name}/{version}")
 async def upload(
-    name: str,
-    version: str,
+    name: Name,
+    version: Version,
     announced: Annotated[Announced, Query()],
     request: Request,
     caller: Annotated[Caller, require(Role.OPERATOR)],
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
     """Take an artifact's bytes from `offset` on; answer when enough nodes have them on disk."""
+    load_driver("aether.runtimes", announced.kind)  # Refuses what no node could run.
     mirror = await node.fresh()
     wanted = ArtifactRecord(
         name=name,
@@ -103,7 +117,7 @@ async def upload(
         raise Refused(f"node '{node.id}' has {free_bytes} bytes free, {missing_bytes} are needed")
     # Announced before the bytes come: what no record names is swept away.
     await _put_record(node, wanted)
-    chunks = request.stream()
+    chunks = _arriving(request)
     await node.blobs.receive(wanted.sha256, wanted.size_bytes, announced.offset, chunks)
     stored = await _replicated(node, wanted)
     return _shown(stored, node.mirror) | {"uploaded": True}
@@ -113,25 +127,30 @@ async def upload(
 async def delete(
     name: str,
     version: str,
+    request_id: RequestId,
     _: Annotated[Caller, require(Role.OPERATOR)],
     node: Annotated[Node, Depends(get_node)],
 ) -> dict[str, Any]:
-    """Forget a version that nothing runs; the nodes remove its bytes."""
+    """Forget a version that nothing runs or is about to run; the nodes remove its bytes."""
     mirror = await node.fresh()
+    if before := await answer_of(node, request_id):
+        return dict(before)
     record = _record(mirror, name, version)
-    users = [f.id for f in mirror.all(Fleet, keys.FLEETS) if f.spec.sha256 == record.sha256]
-    if users:
+    if users := _users(record, mirror):
         raise Refused(f"artifact '{name}:{version}' is used by {', '.join(users)}")
     key = keys.artifact(name, version)
-    compare = Compare(key, modified=mirror.modified(key))
-    if await node.joined_store().commit([Delete(key)], compares=[compare]) is None:
-        raise Conflict(f"artifact '{name}:{version}' changed meanwhile")
-    return {"deleted": f"{name}:{version}"}
+    compares = [
+        Compare(key, modified=mirror.modified(key)),
+        # No deployment may have begun since: it may have been planned with this version.
+        Compare(keys.BEGUN, modified=mirror.modified(keys.BEGUN)),
+    ]
+    answer = {"deleted": f"{name}:{version}"}
+    return await commit_once(node, request_id, [Delete(key)], compares=compares, answer=answer)
 
 
 @router.get("/blobs/{sha256}")
 async def blob(
-    sha256: str,
+    sha256: Digest,
     _: Annotated[NodeId, require_node()],
     node: Annotated[Node, Depends(get_node)],
 ) -> FileResponse:
@@ -139,6 +158,23 @@ async def blob(
     if not node.blobs.has(sha256):
         raise NotFound(f"node '{node.id}' does not have {sha256[:12]}")
     return FileResponse(node.blobs.path(sha256), media_type="application/octet-stream")
+
+
+async def _arriving(request: Request) -> AsyncIterator[bytes]:
+    """Yield the body as it comes. Errors: IntegrityError when the sender is gone."""
+    chunks = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except (ClientDisconnect, TimeoutError):
+            raise IntegrityError(
+                "the sender stopped before the artifact was whole",
+                hint="send it again: it goes on where it stopped",
+            ) from None
+        yield chunk
 
 
 async def _put_record(node: Node, record: ArtifactRecord) -> None:
@@ -159,7 +195,8 @@ async def _replicated(node: Node, record: ArtifactRecord) -> ArtifactRecord:
                 while True:
                     live = live_nodes(mirror)
                     have = copies_of(mirror, record.sha256)
-                    if len(have) >= min(COPIES, len(live)):
+                    # At least one, also when this node itself is thought to be gone.
+                    if len(have) >= max(1, min(COPIES, len(live))):
                         break
                     if not set(record.holders) <= live:  # One died meanwhile: another steps in.
                         holders = choose_holders(record.holders, live, record.sha256)
@@ -193,6 +230,17 @@ def _refuse_other_bytes(known: ArtifactRecord | None, wanted: ArtifactRecord) ->
             f"SHA-256 {known.sha256[:12]}, not {wanted.sha256[:12]}",
             hint="versions never change: upload it as a new version",
         )
+
+
+def _users(record: ArtifactRecord, mirror: Mirror) -> list[str]:
+    """Return the fleets and unfinished deployments that need the artifact's bytes."""
+    fleets = [f.id for f in mirror.all(Fleet, keys.FLEETS) if f.spec.sha256 == record.sha256]
+    active = [d for d in mirror.all(Deployment, keys.DEPLOYMENTS) if not d.is_over]
+    return fleets + [
+        f"deployment '{deployment.id}'"
+        for deployment in active
+        if any(c.new and c.new.spec.sha256 == record.sha256 for c in deployment.changes)
+    ]
 
 
 def _record(mirror: Mirror, name: str, version: str) -> ArtifactRecord:

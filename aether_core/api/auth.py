@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 
 from aether_core import keys
 from aether_core.certs import node_of
-from aether_core.errors import Forbidden, Unauthenticated
+from aether_core.errors import Forbidden, Unauthenticated, Unavailable
 from aether_core.model import NodeId, Role, TokenRecord
 from aether_core.node import Node
 from aether_core.token import is_secret_of, split_token
@@ -36,7 +36,9 @@ def get_node(request: Request) -> Node:
 def require(role: Role) -> Any:
     """Return the dependency that lets in tokens of `role` or above, and the cluster's nodes."""
 
-    def check(request: Request) -> Caller:
+    # `async`, although nothing is awaited: a plain function would go to a thread of its own.
+    async def check(request: Request) -> Caller:
+        request.state.needed = role
         caller = _caller(request)
         if RANKS[caller.role] < RANKS[role]:
             raise Forbidden(
@@ -52,10 +54,11 @@ def require(role: Role) -> Any:
 def require_node() -> Any:
     """Return the dependency that lets in only the cluster's nodes and its bootstrap."""
 
-    def check(request: Request) -> NodeId:
+    async def check(request: Request) -> NodeId:
         peer = _peer(request)
         if peer is None:
             raise Forbidden("only nodes of the cluster may ask this")
+        request.state.caller = _as_caller(peer)
         return peer
 
     check.__aether_requires__ = "node"  # type: ignore[attr-defined]
@@ -64,9 +67,13 @@ def require_node() -> Any:
 
 def _caller(request: Request) -> Caller:
     peer = _peer(request)
-    caller = Caller(f"node {peer}", Role.ADMIN) if peer is not None else _token_holder(request)
+    caller = _as_caller(peer) if peer is not None else _token_holder(request)
     request.state.caller = caller
     return caller
+
+
+def _as_caller(peer: NodeId) -> Caller:
+    return Caller(f"node {peer}", Role.ADMIN)
 
 
 def _peer(request: Request) -> NodeId | None:
@@ -81,6 +88,8 @@ def _token_holder(request: Request) -> Caller:
     identity, secret = split_token(token)
     node = get_node(request)
     node.joined_store()
+    if not node.mirror.revision:
+        raise Unavailable(f"node '{node.id}' has just begun and knows no tokens yet")
     record = node.mirror.get(TokenRecord, keys.token(identity))
     if not is_secret_of(record, secret) or record is None:
         raise Unauthenticated("token not known", hint="aether token list")

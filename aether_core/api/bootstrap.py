@@ -17,7 +17,7 @@ from aether_core.store import Compare, put
 router = APIRouter(prefix="/v1/bootstrap", tags=["bootstrap"])
 
 
-class Init(BaseModel):
+class Init(BaseModel, extra="forbid"):
     cluster: dict[str, Any]
     token: TokenRecord
     peers: Peers

@@ -10,6 +10,7 @@ import click
 from aether_core.artifacts import digest_of, name_and_version
 from aether_core.cli.main import Session, json_option, pass_session
 from aether_core.cli.show import Live, size
+from aether_core.client import path_of
 from aether_core.errors import ConfigError
 from aether_core.plugins import runtime_suffixes
 
@@ -32,17 +33,11 @@ def upload(session: Session, file: Path, name: str | None, version: str | None) 
     """Store FILE, such as target/my-service-1.0.0.jar. Done means: on disk on three nodes."""
     if not file.is_file():
         raise ConfigError(f"file '{file}' not found")
-    kinds = runtime_suffixes()
-    if name and version:
-        suffix = next((s for s in kinds if file.name.endswith(s)), "")
-        if not suffix:
-            raise ConfigError(f"'{file.name}' is of no known kind: {', '.join(sorted(kinds))}")
-    else:
-        said_name, said_version, suffix = name_and_version(file.name, kinds)
-        name, version = name or said_name, version or said_version
-    stored = asyncio.run(_upload(session, file, f"{name}/{version}", kinds[suffix]))
+    name, version, kind = _about(file, name, version)
+    path = path_of("v1", "artifacts", name, version)
+    stored = asyncio.run(_upload(session, file, path, kind))
     if session.out.is_json:
-        session.out.document("artifact", stored)
+        session.out.document("artifact", {"artifact": stored})
         return
     done = "stored" if stored["uploaded"] else "was there already, the same bytes"
     click.echo(
@@ -51,19 +46,34 @@ def upload(session: Session, file: Path, name: str | None, version: str | None) 
     )
 
 
+def _about(file: Path, name: str | None, version: str | None) -> tuple[str, str, str]:
+    """Return the artifact's name, version and kind: as given, else as the file's name says."""
+    kinds = runtime_suffixes()
+    if name and version:
+        suffix = next((s for s in kinds if file.name.endswith(s)), "")
+        if not suffix:
+            raise ConfigError(f"'{file.name}' is of no known kind: {', '.join(sorted(kinds))}")
+        return name, version, kinds[suffix]
+    said_name, said_version, suffix = name_and_version(file.name, kinds)
+    return name or said_name, version or said_version, kinds[suffix]
+
+
 async def _upload(session: Session, file: Path, path: str, kind: str) -> Any:
-    sha256, size_bytes = digest_of(file), file.stat().st_size
+    try:
+        sha256, size_bytes = digest_of(file), file.stat().st_size
+    except OSError as error:
+        raise ConfigError(f"file '{file}' not readable: {error.strerror}") from error
     if not size_bytes:
         raise ConfigError(f"file '{file}' is empty")
     async with session.client() as client:
         state = await client.get(f"/v1/uploads/{sha256}")
-        offset = 0 if state["whole"] else min(state["received"], size_bytes)
+        offset = min(state["received"], size_bytes)
         if offset:
             session.out.say(f"going on at {size(offset)} of {size(size_bytes)}")
         chunks = _chunks(file, offset, size_bytes, Live(session.out))
         query = f"kind={kind}&sha256={sha256}&size_bytes={size_bytes}&offset={offset}"
         headers = {"Content-Length": str(size_bytes - offset)}
-        return await client.put_stream(f"/v1/artifacts/{path}?{query}", chunks, headers)
+        return await client.put_stream(f"{path}?{query}", chunks, headers)
 
 
 async def _chunks(file: Path, offset: int, size_bytes: int, live: Live) -> AsyncIterator[bytes]:
@@ -119,11 +129,11 @@ def show(session: Session, reference: str) -> None:
 
     async def ask() -> Any:
         async with session.client() as client:
-            return await client.get(f"/v1/artifacts/{name}/{version}")
+            return await client.get(path_of("v1", "artifacts", name, version))
 
     found = asyncio.run(ask())
     if session.out.is_json:
-        session.out.document("artifact", found)
+        session.out.document("artifact", {"artifact": found})
         return
     for key, value in found.items():
         click.echo(f"{key:<12} {', '.join(value) if isinstance(value, list) else value}")
@@ -139,7 +149,7 @@ def delete(session: Session, reference: str) -> None:
 
     async def ask() -> Any:
         async with session.client() as client:
-            return await client.delete(f"/v1/artifacts/{name}/{version}")
+            return await client.delete(path_of("v1", "artifacts", name, version))
 
     found = asyncio.run(ask())
     if session.out.is_json:

@@ -19,7 +19,12 @@ def cluster() -> None:
 
 @cluster.command("bootstrap")
 @click.option(
-    "--config", "config_path", required=True, type=click.Path(path_type=Path), metavar="FILE"
+    "--config",
+    "config_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The cluster.toml to make.",
 )
 @json_option
 @pass_session
@@ -104,11 +109,18 @@ def show_nodes(out: Output, nodes: list[dict[str, Any]]) -> None:
                 node["ports"]["api"],
                 node["ports"]["ingress"],
                 f"{node['ready']}/{node['instances']}",
-                node["ingress_error"] or node["why"],
+                _why(node),
             ]
             for node in nodes
         ],
     )
+
+
+def _why(node: dict[str, Any]) -> str:
+    if not node["is_live"]:
+        return "its lease ran out: the agent or its connection to the others is gone"
+    why: str = node["ingress_error"] or node["why"]
+    return why
 
 
 class _StepDisplay:

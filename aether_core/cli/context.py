@@ -36,10 +36,14 @@ def list_command(session: Session) -> None:
 
 @context.command()
 @click.argument("name")
+@json_option
 @pass_session
 def use(session: Session, name: str) -> None:
     """Make NAME the current one."""
     use_context(session.settings, name)
+    if session.out.is_json:
+        session.out.document("context", {"name": name})
+        return
     click.echo(f"now talking to '{name}'")
 
 
@@ -61,9 +65,13 @@ def show(session: Session, name: str | None) -> None:
 
 @context.command()
 @click.argument("name")
+@json_option
 @pass_session
 def remove(session: Session, name: str) -> None:
     """Forget NAME; the cluster itself is untouched."""
     load_context(session.settings, name)
     remove_context(session.settings, name)
+    if session.out.is_json:
+        session.out.document("removed", {"name": name})
+        return
     click.echo(f"context '{name}' forgotten; the cluster is untouched")

@@ -12,6 +12,7 @@ from aether_core.cli.main import Session, json_option, pass_session
 from aether_core.cli.progress import show_deployment, show_plan, watch
 from aether_core.cli.rollout import complete, promote, rollback, variant
 from aether_core.cli.show import confirm
+from aether_core.client import path_of
 from aether_core.config import resolve
 
 
@@ -82,11 +83,9 @@ def deploy_file(
             wish["revision"] = planned["plan"]["revision"]
             begun = await client.post("/v1/deployments", wish)
             if detach:
-                session.out.say(f"deployment '{begun['id']}' goes on: aether deploy status")
-                if session.out.is_json:
-                    session.out.line("deployment", begun)
-                return
-            await watch(session, client, begun["id"], timeout_s)
+                _let_go(session, begun)
+            else:
+                await watch(session, client, begun["id"], timeout_s)
 
     asyncio.run(go())
 
@@ -146,11 +145,19 @@ def undeploy(session: Session, name: str, detach: bool, yes: bool) -> None:
 
     async def go() -> None:
         async with session.client() as client:
-            begun = await client.delete(f"/v1/blueprints/{name}")
-            if not detach:
+            begun = await client.delete(path_of("v1", "blueprints", name))
+            if detach:
+                _let_go(session, begun)
+            else:
                 await watch(session, client, begun["id"], None)
 
     asyncio.run(go())
+
+
+def _let_go(session: Session, begun: dict[str, Any]) -> None:
+    session.out.say(f"deployment '{begun['id']}' goes on: aether deploy status {begun['id']}")
+    if session.out.is_json:
+        session.out.line("deployment", begun)
 
 
 async def _document(file: Path) -> dict[str, Any]:

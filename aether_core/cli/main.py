@@ -137,8 +137,9 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Return the exit code of one command line."""
+    session = Session()
     try:
-        code = aether.main(arguments, prog_name="aether", standalone_mode=False)
+        code = aether.main(arguments, prog_name="aether", standalone_mode=False, obj=session)
         return code if isinstance(code, int) else 0
     except click.exceptions.Abort:
         click.echo("aborted", err=True)
@@ -147,17 +148,39 @@ def run(arguments: list[str]) -> int:
         return 130
     except click.ClickException as error:
         error.show()
+        # What is wrong may stand before --json.
+        session.out.is_json |= "--json" in arguments
+        _tell_machines(session.out, AetherError(error.format_message()), error.exit_code, "Usage")
         return error.exit_code
     except AetherError as error:
         _explain(error)
+        _tell_machines(session.out, error, error.exit_code, type(error).__name__)
         return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()  # Python would complain about the closed pipe once more on exit.
         return 0
-    except Exception:  # noqa: BLE001  The last door: what nobody expected is our bug.
+    except Exception as error:  # noqa: BLE001  The last door: what nobody expected is our bug.
         traceback.print_exc()
         click.echo("this is a bug in aether: please report it with the lines above", err=True)
-        return 1
+        _tell_machines(session.out, AetherError(repr(error)), AetherError.exit_code, "Bug")
+        return AetherError.exit_code
+
+
+def _tell_machines(out: Output, error: AetherError, exit_code: int, type_name: str) -> None:
+    """Say on standard output, which is all that a script reads, that and why it went wrong."""
+    if not out.is_json:
+        return
+    problems = error.problems if isinstance(error, ConfigError) else ()
+    out.line(
+        "error",
+        {
+            "type": type_name,
+            "message": error.message,
+            "hint": error.hint,
+            "problems": [vars(problem) for problem in problems],
+            "exit_code": exit_code,
+        },
+    )
 
 
 def _explain(error: AetherError) -> None:

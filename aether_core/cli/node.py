@@ -34,7 +34,12 @@ def list_command(session: Session) -> None:
 
 
 @node.command()
-@click.option("--data-dir", required=True, type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--data-dir",
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="The directory that the provider made for the node.",
+)
 def run(data_dir: Path) -> None:
     """Be the node whose data directory this is, until SIGTERM. Machines start this."""
     from aether_core import agent  # noqa: PLC0415  All of a node: not for `aether node list`.

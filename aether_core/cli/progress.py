@@ -36,7 +36,8 @@ async def watch(session: Session, client: Client, name: str, timeout_s: float | 
     if deployment["state"] not in OVER:
         session.out.say(f"'{name}' {_waits_for(deployment)}")
         return
-    why = deployment["history"][-1]["why"]
+    causes = [move["why"] for move in deployment["history"] if move["state"] == "ROLLING_BACK"]
+    why = causes[0] if causes else deployment["history"][-1]["why"]
     kind = RolledBack if deployment["state"] == "ROLLED_BACK" else AetherError
     logs = "".join(_last_words(failure) for failure in deployment["failures"])
     raise kind(f"deployment '{name}' is {deployment['state']}: {why}{logs}")
@@ -63,6 +64,7 @@ async def _follow(session: Session, client: Client, name: str) -> Any:
 
 
 def show_plan(planned: dict[str, Any]) -> None:
+    """Print what a deployment would start, stop and keep, and what the nodes carry then."""
     plan = planned["plan"]
     click.echo(
         f"plan for {plan['blueprint']} {plan['version']} "
@@ -79,13 +81,14 @@ def show_plan(planned: dict[str, Any]) -> None:
     for load in plan["peak"]:
         reserved, capacity = load["reserved"], load["capacity"]
         click.echo(
-            f"    {load['node']}: at most {load['instances']} instances, "
+            f"    {load['node']}: instances at most {load['instances']}, "
             f"{reserved['cpu']:g} of {capacity['cpu']:.3g} cores, "
             f"{size(reserved['memory_bytes'])} of {size(capacity['memory_bytes'])} reserved"
         )
 
 
 def show_deployment(out: Output, found: dict[str, Any]) -> None:
+    """Print how a deployment went so far."""
     deployment = found["deployment"]
     click.echo(
         f"{deployment['id']}: {deployment['blueprint']} {deployment['version']}, "

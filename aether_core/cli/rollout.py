@@ -100,7 +100,7 @@ def _finding(finding: dict[str, Any]) -> str:
     numbers = {key: finding[key] for key in ("old", "new", "effect", "low", "high")}
     shown = {key: "-" if value is None else f"{value:.4g}" for key, value in numbers.items()}
     return (
-        f"{finding['metric']:<14} old {shown['old']}, new {shown['new']}, difference "
+        f"{finding['metric']:<26} old {shown['old']}, new {shown['new']}, ratio "
         f"{shown['effect']} ({shown['low']} to {shown['high']}), e-value {finding['e_value']:.3g}: "
         f"{finding['verdict']}"
     )

@@ -29,10 +29,11 @@ class Output:
 
     def document(self, kind: str, content: dict[str, Any]) -> None:
         """Print one result for machines."""
-        click.echo(json.dumps({"schema": SCHEMA, "kind": kind, **content}))
+        self.line(kind, content)
 
     def line(self, kind: str, content: dict[str, Any]) -> None:
         """Print one object of a stream; the first one names the schema."""
+        assert not {"schema", "kind"} & content.keys(), "content must not hide what it is"
         head = {} if self.has_begun else {"schema": SCHEMA}
         self.has_begun = True
         click.echo(json.dumps({**head, "kind": kind, **content}))

@@ -7,6 +7,7 @@ import click
 
 from aether_core.cli.main import Session, json_option, pass_session
 from aether_core.cli.show import Live
+from aether_core.client import path_of
 from aether_core.errors import WaitTimedOut
 
 POLL_S = 0.25
@@ -67,9 +68,18 @@ def instances(session: Session, name: str | None) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--instances", "count", type=click.IntRange(min=1), required=True)
+@click.option(
+    "--instances", "count", type=click.IntRange(min=1), required=True, help="How many to run."
+)
 @click.option("--detach", is_flag=True, help="Do not wait until they are ready.")
-@click.option("--timeout", "timeout_s", type=float, default=300.0, show_default=True)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=300.0,
+    show_default=True,
+    help="Stop watching after so many seconds.",
+)
 @json_option
 @pass_session
 def scale(session: Session, name: str, count: int, detach: bool, timeout_s: float) -> None:
@@ -78,7 +88,7 @@ def scale(session: Session, name: str, count: int, detach: bool, timeout_s: floa
     async def go() -> dict[str, Any]:
         async with session.client() as client:
             begun: dict[str, Any] = await client.post(
-                f"/v1/slices/{name}/scale", {"instances": count}
+                path_of("v1", "slices", name, "scale"), {"instances": count}
             )
             live = Live(session.out)
             while not detach:
@@ -124,6 +134,8 @@ def logs(session: Session, name: str, follow: bool, lines: int) -> None:
             async for one in found:
                 if session.out.is_json:
                     session.out.line("log", one)
+                elif "lost" in one:
+                    session.out.say(f"no more of {one['instance']}@{one['node']}: {one['lost']}")
                 else:
                     click.echo(f"{one['instance']}@{one['node']} | {one['line']}")
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from aether_core.cli.main import Session, json_option, pass_session
+from aether_core.client import path_of
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -18,7 +19,12 @@ def token() -> None:
 
 @token.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), required=True)
+@click.option(
+    "--role",
+    type=click.Choice(["viewer", "operator", "admin"]),
+    required=True,
+    help="A viewer reads, an operator deploys too, an admin may do all.",
+)
 @click.option("--expires-in", help="Such as 12h or 30d; without it, never.")
 @json_option
 @pass_session
@@ -70,7 +76,7 @@ def revoke(session: Session, identity: str) -> None:
 
     async def ask() -> Any:
         async with session.client() as client:
-            return await client.delete(f"/v1/tokens/{identity}")
+            return await client.delete(path_of("v1", "tokens", identity))
 
     found = asyncio.run(ask())
     if session.out.is_json:

@@ -126,7 +126,7 @@ def _start_agent(directory: Path) -> None:
     (directory / "logs").mkdir(exist_ok=True)
     spawn(
         [sys.executable, "-m", "aether_core.agent", str(directory)],
-        env=machine_environment(),
+        env=machine_environment() | _slice_secrets(),
         cwd=directory,
         log_path=directory / "logs" / "agent.log",
     )
@@ -142,6 +142,15 @@ def _refuse_shared_ports(specs: Sequence[MachineSpec]) -> None:
                     f"port {port} ([network] {name}) of '{spec.node}' is one of '{other}' too",
                     hint="the ports of [network] must lie less than 10 apart, or far away",
                 )
+
+
+def _slice_secrets() -> dict[str, str]:
+    """Return the secrets that slices may ask for; the cluster's own comes in the boot file."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(SECRET_PREFIX) and name != SECRET_PREFIX + "CLUSTER_SECRET"
+    }
 
 
 def _refuse_busy_ports(ports: Ports) -> None:

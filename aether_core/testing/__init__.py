@@ -12,11 +12,15 @@ import pytest
 
 # Before they are imported, so that a failed assertion in a suite shows its values.
 pytest.register_assert_rewrite(
-    "aether_core.testing.hooks", "aether_core.testing.providers", "aether_core.testing.runtimes"
+    "aether_core.testing.hooks",
+    "aether_core.testing.providers",
+    "aether_core.testing.runtimes",
+    "aether_core.testing.strategies",
 )
 
 from aether_core.testing.hooks import HooksSuite  # noqa: E402
 from aether_core.testing.providers import ProviderSuite  # noqa: E402
 from aether_core.testing.runtimes import RuntimeSuite  # noqa: E402
+from aether_core.testing.strategies import StrategySuite  # noqa: E402
 
-__all__ = ["HooksSuite", "ProviderSuite", "RuntimeSuite"]
+__all__ = ["HooksSuite", "ProviderSuite", "RuntimeSuite", "StrategySuite"]

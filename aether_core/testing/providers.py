@@ -133,7 +133,10 @@ class ProviderSuite:
         (left,) = await neighbour.compute.list(other)
         assert (left.id, left.state) == (theirs.id, MachineState.RUNNING)
 
-    async def test_a_cluster_that_nobody_made_has_no_machines(self, provider: Provider) -> None:
+    async def test_a_cluster_that_nobody_made_has_no_machines(
+        self, provider: Provider, cluster: str
+    ) -> None:
+        await provider.compute.create(_spec(cluster))
         nobody = _new_name()
         assert await provider.compute.list(nobody) == []
         assert await provider.discovery.peers(nobody) == []

@@ -6,7 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,16 +74,40 @@ async def wait_for_quorum(members: list[Member]) -> None:
 @pytest.fixture
 async def members(tmp_path: Path) -> AsyncIterator[list[Member]]:
     """Three members with a quorum."""
+    group = make_members(tmp_path, 3)
+    for member in group:
+        member.start()
+    try:
+        await wait_for_quorum(group)
+        yield group
+    finally:
+        for member in group:
+            end_member(member)
+
+
+@pytest.fixture(scope="session")
+def lone_member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
+    """One member for all tests that only need a store; each empties it first."""
+    member = make_members(tmp_path_factory.mktemp("etcd"), 1)[0]
+    member.start()
+    try:
+        yield member
+    finally:
+        end_member(member)
+
+
+def make_members(directory: Path, count: int) -> list[Member]:
+    """Return members of one cluster, not started yet."""
     program = shutil.which("etcd")
     assert program, "these tests need etcd: apt install etcd-server"
-    group = [Member(f"m{i}", free_port(), free_port(), tmp_path) for i in range(3)]
+    group = [Member(f"m{i}", free_port(), free_port(), directory) for i in range(count)]
     peers = ",".join(f"{m.name}=http://127.0.0.1:{m.peer_port}" for m in group)
     for member in group:
         peer = f"http://127.0.0.1:{member.peer_port}"
         member.command = [
             program,
             f"--name={member.name}",
-            f"--data-dir={tmp_path / member.name}",
+            f"--data-dir={directory / member.name}",
             f"--listen-client-urls={member.endpoint}",
             f"--advertise-client-urls={member.endpoint}",
             f"--listen-peer-urls={peer}",
@@ -93,12 +117,19 @@ async def members(tmp_path: Path) -> AsyncIterator[list[Member]]:
             "--election-timeout=500",
             "--log-level=error",
         ]
-        member.start()
-    try:
-        await wait_for_quorum(group)
-        yield group
-    finally:
-        for member in group:
-            if member.process is not None and member.process.poll() is None:
-                member.resume()
-                member.kill()
+    return group
+
+
+def end_member(member: Member) -> None:
+    if member.process is not None and member.process.poll() is None:
+        member.resume()
+        member.kill()
+
+
+async def empty_store(member: Member) -> None:
+    """Forget what the test before left."""
+    await wait_for_quorum([member])
+    async with httpx.AsyncClient() as client:
+        everything = {"key": "AA==", "range_end": "AA=="}
+        answer = await client.post(f"{member.endpoint}/v3/kv/deleterange", json=everything)
+        assert answer.status_code == httpx.codes.OK

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import pickle
+import ssl
 import subprocess
 import sys
 from collections import Counter
@@ -234,10 +235,42 @@ async def test_the_mesh_carries_requests_to_another_node_with_mtls_only(
         stranger.check_hostname = False
         url = f"https://127.0.0.1:{far.mesh_port}/"
         async with httpx.AsyncClient(verify=stranger, trust_env=False) as client:
-            with pytest.raises(httpx.HTTPError):
+            with pytest.raises((httpx.HTTPError, ssl.SSLError)):
                 await client.get(url, headers={FLEET_HEADER: V1.id})
         # Nobody outside chooses a fleet: what the client says is overwritten.
         assert (await http.get("/", headers={FLEET_HEADER: "web@9"})).text == "far away"
+    finally:
+        await far_ingress.stop()
+
+
+@pytest.mark.parametrize("what", ["fleet", "instances"])
+async def test_who_knows_less_than_the_node_it_asks_asks_another(
+    tmp_path: Path,
+    world: World,
+    ingress: Ingress,
+    http: httpx.AsyncClient,
+    backend: Starter,
+    what: str,
+) -> None:
+    """A node whose agent is dead goes on sending requests to where instances were."""
+    far = empty_world(tmp_path / "n2", "node-2")
+    far_ingress = Ingress(tmp_path / "n2", SystemClock(), threads=1)
+    nodes = {world.node: record_of(world), far.node: record_of(far)}
+    here_too, there = await backend("here"), await backend("there")
+    places = (V1, [(world.node, here_too.port), ("node-2", there.port)])
+    shares = {"web": {V1.id: 10_000}}
+    far = with_shares(with_instances(replace(far, nodes=nodes), places), shares)
+    near = with_shares(with_instances(replace(world, nodes=nodes), places), shares)
+    await far_ingress.start(far)
+    try:
+        await ingress.apply(near)
+        assert {(await http.get("/")).text for _ in range(20)} == {"here", "there"}
+        gone = replace(far, assignments=(), statuses=())
+        if what == "fleet":
+            gone = replace(gone, fleets=(), routes=replace(far.routes, routes=(), shares={}))
+        await far_ingress.apply(gone)
+        answers = [await http.post("/") for _ in range(40)]
+        assert Counter(a.status_code for a in answers) == {200: 40}
     finally:
         await far_ingress.stop()
 

@@ -31,7 +31,10 @@ CA = certs.authority("test", "a secret for tests only")
 
 @dataclass
 class Backend:
-    """An HTTP server that answers with its name; `hold` keeps requests to /hold waiting."""
+    """An HTTP server that answers with its name.
+
+    `hold` keeps requests to /hold waiting, and a /stream from its end; /broken answers 500.
+    """
 
     name: str
     port: int = 0
@@ -64,7 +67,16 @@ class Backend:
                         writer.write(data)
                     break
                 body = self.name.encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                if head.startswith(b"GET /stream"):
+                    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    chunk = b"%x\r\n%s\r\n" % (len(body), body)
+                    writer.write(chunk)
+                    await self.hold.wait()
+                    writer.write(chunk + b"0\r\n\r\n")
+                    continue
+                status = b"500 Broken" if head.startswith(b"GET /broken") else b"200 OK"
+                length = b"Content-Length: %d" % len(body)
+                writer.write(b"HTTP/1.1 %s\r\n%s\r\n\r\n%s" % (status, length, body))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

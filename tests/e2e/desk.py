@@ -47,6 +47,7 @@ class Desk:
 
     root: Path
     base_port: int = 0
+    program: str = AETHER
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class Desk:
     def aether(self, *words: object, fails: int = 0, **env: str) -> Ran:
         """Run a command line that must end with the exit code `fails`."""
         done = subprocess.run(
-            [AETHER, *map(str, words)],
+            [self.program, *map(str, words)],
             env=self.env | env,
             cwd=self.root,
             capture_output=True,
@@ -78,7 +79,7 @@ class Desk:
     def start(self, *words: object, **env: str) -> "subprocess.Popen[str]":
         """Begin a command line and do not wait."""
         return subprocess.Popen(
-            [AETHER, *map(str, words)],
+            [self.program, *map(str, words)],
             env=self.env | env,
             cwd=self.root,
             stdout=subprocess.PIPE,

@@ -14,17 +14,18 @@ MIB = 1024**2
 def test_stored_means_on_disk_on_three_nodes(three: Desk, tmp_path: Path) -> None:
     file = tmp_path / "ledger-2.0.0.tar.gz"
     file.write_bytes(os.urandom(3 * MIB))
-    stored = three.aether("artifact", "upload", file, "--json").document
+    stored = three.aether("artifact", "upload", file, "--json").document["artifact"]
     assert stored["copies"] == ["node-1", "node-2", "node-3"]
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     for node in stored["copies"]:
         copy = three.node_dir("three", node) / "artifacts" / "sha256" / digest
         assert copy.read_bytes() == file.read_bytes()
-    again = three.aether("artifact", "upload", file, "--json").document
+    again = three.aether("artifact", "upload", file, "--json").document["artifact"]
     assert again["uploaded"] is False
     listed = three.aether("artifact", "list").out
     assert "ledger:2.0.0" in listed
-    assert three.aether("artifact", "show", "ledger:2.0.0", "--json").document["sha256"] == digest
+    shown = three.aether("artifact", "show", "ledger:2.0.0", "--json").document["artifact"]
+    assert shown["sha256"] == digest
 
 
 def test_a_version_never_changes(three: Desk, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 # No wall clock decides: two busy cores may make one example slow.
-settings.register_profile("unit", deadline=None, max_examples=60)
+settings.register_profile("unit", deadline=None, max_examples=30)
 settings.load_profile("unit")
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -3,7 +3,6 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,9 +19,10 @@ from aether_core.cluster_config import (
     resolve_config,
 )
 from aether_core.config import Table, json_schema, read_toml, references, resolve, validate
-from aether_core.errors import ConfigError, NotFound, Problem
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from aether_core.drivers import MachineSpec
+from aether_core.errors import ConfigError, NotFound, Problem, Refused
+from aether_core.model import NodeId
+from aether_core.providers.local import LocalCompute
 
 CLUSTER = """\
 [cluster]
@@ -221,81 +221,6 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
         read_toml(tmp_path)
 
 
-# Every key of the examples, broken in every way: an error that names it, or another value.
-
-
-def leaves(values: Mapping[str, Any], keys: tuple[str | int, ...] = ()) -> list[Any]:
-    """Return the keys and value of everything in the document that is no table."""
-    found: list[Any] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found += leaves(value, (*keys, key))
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for index, item in enumerate(value):
-                found += leaves(item, (*keys, key, index))
-        else:
-            found.append(((*keys, key), value))
-    return found
-
-
-def changed(values: Any, keys: tuple[Any, ...], value: object, *, name: object = None) -> Any:
-    """Return the document with the value at `keys` replaced, or with the key called `name`."""
-    head, rest = keys[0], keys[1:]
-    if isinstance(values, list):
-        return [
-            changed(v, rest, value, name=name) if i == head else v for i, v in enumerate(values)
-        ]
-    if rest:
-        return {**values, head: changed(values[head], rest, value, name=name)}
-    kept = {key: item for key, item in values.items() if key != head}
-    return {**kept, name or head: value}
-
-
-EXAMPLE_FILES = [
-    (EXAMPLES / "local.toml", ClusterConfig),
-    *((path, Blueprint) for path in sorted((EXAMPLES / "shop").glob("blueprint*.toml"))),
-]
-EXAMPLE_KEYS = [
-    pytest.param(path, model, keys, value, id=f"{path.name}:{'.'.join(map(str, keys))}")
-    for path, model in EXAMPLE_FILES
-    for keys, value in leaves(tomllib.loads(path.read_text()))
-]
-WRONG_TYPES = ({"x": 1}, [1], True, 7.5, -1, "\x00 no")
-
-
-@pytest.mark.parametrize(("path", "model", "keys", "value"), EXAMPLE_KEYS)
-def test_no_key_of_an_example_is_ignored(
-    path: Path, model: type[BaseModel], keys: tuple[str | int, ...], value: object
-) -> None:
-    document = read_toml(path)
-    right = validate(document, model)
-
-    def outcome(values: dict[str, Any]) -> BaseModel | list[Problem]:
-        try:
-            return validate(type(document)(document.file, values, document.lines), model)
-        except ConfigError as error:
-            return list(error.problems)
-
-    for wrong in WRONG_TYPES:
-        if wrong == value:
-            continue
-        result = outcome(changed(document.values, keys, wrong))
-        if isinstance(result, list):
-            assert {problem.line for problem in result} == {document.line_of(keys)}
-        else:
-            assert result != right, f"{keys} = {wrong!r} changed nothing"
-    misspelt = outcome(changed(document.values, keys, value, name=f"{keys[-1]}x"))
-    assert isinstance(misspelt, list)
-    assert any(problem.hint == f"did you mean '{keys[-1]}'?" for problem in misspelt)
-
-
-def test_every_value_of_an_example_stands_on_the_line_it_is_said_to(tmp_path: Path) -> None:
-    for path, _ in EXAMPLE_FILES:
-        document, lines = read_toml(path), path.read_text().splitlines()
-        for keys, _ in leaves(document.values):
-            assert str(keys[-1]) in lines[document.line_of(keys) - 1]
-
-
 TRICKY = '''\
 # [not] a = "table"
 a = "# no comment" # [a]
@@ -428,6 +353,18 @@ def test_nodes_of_one_host_have_ports_of_their_own() -> None:
         ports(NetworkTable(mesh=65530), 3, True)
 
 
+async def test_two_nodes_of_one_host_are_never_given_the_same_port(tmp_path: Path) -> None:
+    network = NetworkTable(api=7400, mesh=7410)
+    specs = [
+        MachineSpec("local", NodeId(f"node-{slot}"), slot, {}, ports(network, slot, True), {})
+        for slot in (1, 2)
+    ]
+    with pytest.raises(
+        Refused, match=r"7410 \(\[network\] api\) of 'node-2' is one of 'node-1' too"
+    ):
+        await LocalCompute(tmp_path).check(specs)
+
+
 @pytest.mark.parametrize(
     ("given_", "prefix"),
     [
@@ -502,4 +439,4 @@ def test_the_json_schema_knows_every_key(model: type[BaseModel]) -> None:
         assert table["additionalProperties"] is allows_more, f"an editor accepts anything in {name}"
     if model is Blueprint:
         memory = schema["$defs"]["ResourcesTable"]["properties"]["memory"]
-        assert memory["type"] == ["string"]
+        assert memory["type"] == "string"

@@ -30,7 +30,7 @@ from tests.unit.waiting import LIMIT_S, LOOK_AGAIN_S, until
 
 S = InstanceState
 
-#: Says what it sees, then answers 200, or 500 while the file ILL is there.
+#: Says what it sees once it listens, then answers 200, or 500 while the file ILL is there.
 SERVER = """
 import http.server, json, os, pathlib
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -38,8 +38,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.send_response(500 if pathlib.Path(os.environ["ILL"]).exists() else 200)
         self.end_headers()
     def log_message(self, *_): pass
+server = http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer)
 print(json.dumps(dict(os.environ)), flush=True)
-http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).serve_forever()
+server.serve_forever()
 """
 
 
@@ -113,13 +114,18 @@ class World:
         await asyncio.wait([self.tasks[-1]])
         self.said.clear()
 
-    async def reaches(self, state: InstanceState, *, step_s: float = 0.1) -> InstanceStatus:
-        """Let time pass in steps until the instance is in that state."""
+    async def reaches(self, state: InstanceState) -> InstanceStatus:
+        """Let time pass until the instance is in that state."""
         async with asyncio.timeout(LIMIT_S):
             while self.said == [] or self.said[-1].state != state:
-                self.clock.advance(step_s)
+                self.clock.advance(0.1)
                 await asyncio.sleep(LOOK_AGAIN_S)
         return self.said[-1]
+
+    async def listens(self, times: int) -> None:
+        """Return when the server was started that often; meanwhile no time passes."""
+        log_path = self.instances[-1].log_path
+        await until(lambda: log_path.exists() and log_path.read_text().count("\n") == times)
 
     async def ends(self, times: int) -> InstanceStatus:
         """Return when it has ended that often."""
@@ -160,7 +166,7 @@ def kept(world: World, entry: str = SERVER, **changes: object) -> Kept:
         kind="tiny",
         entry=entry,
         env={"ILL": str(world.ill)},
-        health=HealthCheck(path="/health", interval_s=0.1, timeout_s=10.0, start_s=5.0),
+        health=HealthCheck(path="/health", interval_s=0.1, timeout_s=10.0, start_s=1e6),
     )
     spec = replace(spec, **changes)  # type: ignore[arg-type]
     return Kept(Assignment(InstanceId("web-1"), NodeId("n1"), FleetId("web@1.0.0-abc")), spec)
@@ -213,24 +219,32 @@ async def test_health_goes_and_comes_back(world: World) -> None:
     assert (status.pid, status.why, status.restarts) == (pid, "", 0)
 
 
+IMPATIENT = HealthCheck(path="/health", interval_s=0.1, timeout_s=10.0, start_s=5.0)
+
+
 async def test_what_never_becomes_healthy_is_started_again(world: World) -> None:
     world.ill.touch()
-    world.run(kept(world))
-    status = await world.reaches(S.BACKOFF, step_s=0.5)
-    # A virtual clock may be through before the program listens.
-    assert status.why.startswith("not healthy within 5 s: ")
+    world.run(kept(world, health=IMPATIENT))
+    await world.listens(1)
+    status = await world.reaches(S.BACKOFF)
+    assert status.why == "not healthy within 5 s: GET /health answered 500"
     assert (status.pid, status.restarts) == (0, 1)
     world.ill.unlink()
+    world.clock.advance(1.0)
+    await world.listens(2)
     assert (await world.reaches(S.READY)).restarts == 1
 
 
 async def test_what_stays_unhealthy_is_started_again(world: World) -> None:
-    world.run(kept(world))
+    world.run(kept(world, health=IMPATIENT))
+    await world.listens(1)
     pid = (await world.reaches(S.READY)).pid
     world.ill.touch()
-    await world.reaches(S.BACKOFF, step_s=0.5)
+    await world.reaches(S.BACKOFF)
     assert world.states[-2:] == [S.UNHEALTHY, S.BACKOFF]
     world.ill.unlink()
+    world.clock.advance(1.0)
+    await world.listens(2)
     assert (await world.reaches(S.READY)).pid != pid
 
 
@@ -357,7 +371,7 @@ async def test_what_ended_by_itself_leaves_nothing_behind(world: World) -> None:
 
 
 async def test_restarts_are_forgiven_after_a_minute_of_health(world: World) -> None:
-    health = HealthCheck(interval_s=0.1, timeout_s=10.0, healthy_after=2)
+    health = HealthCheck(interval_s=0.1, timeout_s=10.0, healthy_after=2, start_s=1e6)
     instance = world.run(replace(kept(world, health=health), restarts=3))
     await world.reaches(S.READY)
     assert instance.kept.restarts == 3

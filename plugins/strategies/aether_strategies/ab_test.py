@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from aether_core.drivers import API_VERSION, SliceChange, Split, Stage
-from aether_strategies.options import Options, is_number, is_seconds, read
+from aether_strategies.options import Options, are_hundredths, is_number, read, wrong_seconds
 
 CONTEXTS = ("header", "cookie", "query")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -26,6 +26,7 @@ class AbTestOptions(Options):
     end_after_s: float = 14 * 86_400.0
 
     def problems(self) -> dict[str, str]:
+        """Return what is wrong: key to reason."""
         found = {}
         context, variants = self.context, self.variants
         if not isinstance(context, dict) or len(context) != 1 or not _is_context(context):
@@ -33,13 +34,13 @@ class AbTestOptions(Options):
             found["context"] = f"must be {allowed}, not {context!r}"
         if variants is not None and not _are_variants(variants):
             allowed = "two names with percentages that sum to 100, such as {A = 90, B = 10}"
-            found["variants"] = f"must be {allowed}, not {variants!r}"
+            found["variants"] = f"must be {allowed} (whole hundredths), not {variants!r}"
         if not isinstance(self.force_header, str) or not (
             self.force_header == "" or NAME.fullmatch(self.force_header)
         ):
             found["force_header"] = f"must be the name of a header, not {self.force_header!r}"
-        if not is_seconds(self.end_after_s):
-            found["end_after_s"] = f"must be a number of seconds, not {self.end_after_s!r}"
+        if reason := wrong_seconds(self.end_after_s, above=0):
+            found["end_after_s"] = reason
         return found
 
 
@@ -78,6 +79,7 @@ def _are_variants(variants: Any) -> bool:
         isinstance(variants, dict)
         and len(variants) == 2
         and all(NAME.fullmatch(str(name)) for name in variants)
-        and all(is_number(p) and p > 0 and round(p * 100) == p * 100 for p in variants.values())
-        and sum(variants.values()) == 100
+        and all(is_number(percent) and percent > 0 for percent in variants.values())
+        and are_hundredths([*variants.values()])
+        and round(sum(variants.values()), 2) == 100
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aether_core.drivers import API_VERSION, Lapse, SliceChange, Stage
-from aether_strategies.options import Options, is_seconds, read
+from aether_strategies.options import Options, read, wrong_seconds
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,9 @@ class BlueGreenOptions(Options):
     complete_after_s: float = 86_400.0
 
     def problems(self) -> dict[str, str]:
-        if is_seconds(self.complete_after_s):
-            return {}
-        reason = f"must be a number of seconds, not {self.complete_after_s!r}"
-        return {"complete_after_s": reason}
+        """Return what is wrong: key to reason."""
+        reason = wrong_seconds(self.complete_after_s)
+        return {"complete_after_s": reason} if reason else {}
 
 
 class BlueGreen:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from aether_core.drivers import API_VERSION, Judging, SliceChange, Stage
-from aether_strategies.options import Limits, is_number, is_seconds, read
+from aether_strategies.options import Limits, are_hundredths, is_number, read, wrong_seconds
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,18 @@ class CanaryOptions(Limits):
     stage_deadline_s: float = 3600.0
 
     def problems(self) -> dict[str, str]:
+        """Return what is wrong: key to reason."""
         found = super().problems()
         if reason := _wrong_stages(self.stages):
             found["stages"] = reason
-        if not is_seconds(self.stage_s):
-            found["stage_s"] = f"must be a number of seconds, not {self.stage_s!r}"
-        elif not is_seconds(self.stage_deadline_s, at_least=self.stage_s):
-            found["stage_deadline_s"] = f"must be at least stage_s, {self.stage_s:g} seconds"
+        if reason := wrong_seconds(self.stage_s):
+            found["stage_s"] = reason
+        if reason := wrong_seconds(self.stage_deadline_s, above=0):
+            found["stage_deadline_s"] = reason
+        are_seconds = not found.keys() & {"stage_s", "stage_deadline_s"}
+        if are_seconds and self.stage_deadline_s < self.stage_s:
+            least, given = f"{self.stage_s:g}", repr(self.stage_deadline_s)
+            found["stage_deadline_s"] = f"must be at least stage_s, {least}, not {given}"
         return found
 
 
@@ -67,6 +72,6 @@ def _wrong_stages(stages: Any) -> str:
     rises = all(one < next_one for one, next_one in itertools.pairwise(stages))
     if not rises or stages[0] <= 0 or stages[-1] != 100:
         return f"must be {allowed}, not {list(stages)}"
-    if any(round(percent * 100) != percent * 100 for percent in stages):
+    if not are_hundredths([*stages]):
         return f"must be whole hundredths of a percent, not {list(stages)}"
     return ""

@@ -6,13 +6,16 @@ from typing import Any, TypeVar
 
 from aether_core.errors import ConfigError, Problem
 
+LONGEST_S = 30 * 86_400.0  # What is to last longer than a month is no rollout any more.
+LARGEST_NUMBER = 1e12  # Far above anything meant, far below where numbers lose their digits.
+
 
 @dataclass(frozen=True)
 class Options:
     """No options. Strategies with some derive from it: fields are keys, defaults are defaults."""
 
     def problems(self) -> dict[str, str]:
-        """Return what is wrong: key to reason."""
+        """Return what is wrong: key to reason. Values are whatever TOML can hold."""
         return {}
 
 
@@ -24,12 +27,13 @@ class Limits(Options):
     max_latency_p99_ms: float | None = None
 
     def problems(self) -> dict[str, str]:
+        """Return what is wrong: key to reason."""
         found = {}
         rate, latency_ms = self.max_error_rate, self.max_latency_p99_ms
         if rate is not None and not (is_number(rate) and 0 < rate <= 1):
             found["max_error_rate"] = f"must be above 0 and at most 1, not {rate!r}"
         if latency_ms is not None and not (is_number(latency_ms) and latency_ms > 0):
-            found["max_latency_p99_ms"] = f"must be above 0, not {latency_ms!r}"
+            found["max_latency_p99_ms"] = f"must be a number above 0, not {latency_ms!r}"
         return found
 
 
@@ -55,10 +59,24 @@ def read(model: type[Model], strategy: str, options: Mapping[str, object]) -> Mo
 
 
 def is_number(value: object) -> bool:
-    """Return whether it is a number; TOML's booleans are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether it is a number to reckon with: TOML's booleans, nan and inf are none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= LARGEST_NUMBER
 
 
-def is_seconds(value: object, *, at_least: float = 0.0) -> bool:
-    """Return whether it is a length of time of at most thirty days."""
-    return is_number(value) and at_least <= float(str(value)) <= 30 * 86_400
+def are_hundredths(percentages: list[float]) -> bool:
+    """Return whether each is a whole number of basis points, which is what shares are."""
+    # Not by equality: 0.07 * 100 is not 7 to a computer.
+    return all(abs(percent * 100 - round(percent * 100)) < 1e-6 for percent in percentages)
+
+
+def wrong_seconds(value: object, *, above: float | None = None, at_least: float = 0.0) -> str:
+    """Return why it cannot be a length of time within these bounds, or nothing."""
+    lower = f"at least {at_least:g}" if above is None else f"above {above:g}"
+    if is_number(value):
+        seconds = float(str(value))
+        is_long_enough = seconds >= at_least if above is None else seconds > above
+        if is_long_enough and seconds <= LONGEST_S:
+            return ""
+    return f"must be seconds, {lower} and at most {LONGEST_S:.0f} (30 days), not {value!r}"
