@@ -151,11 +151,19 @@ def _stage_fleets(
                 old = replace(change.old, instances=part(change.old, old_fraction))
                 fleets[old.id] = old
             if change.new is not None:
-                stays = change.old is not None and change.old.id == change.new.id
-                fraction = 1.0 if stays else stage.new_fraction
-                fleets[change.new.id] = replace(change.new, instances=part(change.new, fraction))
+                count = wanted_of(change.new, change.old, stage)
+                fleets[change.new.id] = replace(change.new, instances=count)
         yield fleets
         old_fraction = stage.old_fraction
+
+
+def wanted_of(new: Fleet, old: Fleet | None, stage: Stage) -> int:
+    """Return how many of the new fleet's instances the stage wants.
+
+    Without another version to share its traffic with, a fleet is wanted whole from the first.
+    """
+    has_rival = old is not None and old.id != new.id
+    return part(new, stage.new_fraction if has_rival else 1.0)
 
 
 def part(fleet: Fleet, fraction: float) -> int:
