@@ -24,7 +24,7 @@ from aether_core.model import (
     RouteTable,
     to_plain,
 )
-from aether_core.planning import part, wanted_of
+from aether_core.planning import kept_of, wanted_of
 from aether_core.routing import rolled_back, routed, share_of
 from aether_core.store import Delete, Put, put
 
@@ -328,9 +328,8 @@ def _capacity(deployment: Deployment) -> tuple[Put, ...]:
 
 def _old_capacity(deployment: Deployment, sight: Sight) -> tuple[Put, ...]:
     """Return the writes that take from the old fleets what the stage no longer needs."""
-    fraction = deployment.now.old_fraction
     sized = [
-        (change.old, part(change.old, fraction))
+        (change.old, kept_of(change.old, deployment.now))
         for change in deployment.trials
         if change.old is not None
     ]
