@@ -49,6 +49,7 @@ from aether_core.plugins import Hooks
 from aether_core.process import load_child, machine_capacity, save_child, spawn, wait_ended
 from aether_core.reconcile import Workload
 from aether_core.serve import serve
+from aether_core.statuses import replace_own
 from aether_core.store import put
 from aether_core.store_etcd import EtcdStore
 from aether_core.traffic import TrafficStatus
@@ -180,22 +181,26 @@ class Agent:
         raise AetherError("envoy ended")
 
     async def _follow_routes(self) -> None:
-        node, mirror, said = self.node, self.node.mirror, -1
+        node, mirror, loaded = self.node, self.node.mirror, -1
+        key, status = keys.ingress_status(node.id), None
         with mirror.watching() as changed:
             while True:
                 changed.clear()
                 newest = mirror.newest(*INGRESS_FAMILIES)
-                if newest != said and mirror.revision:
-                    error = ""
-                    try:
-                        await node.ingress.apply(self.world())
-                    except AetherError as failure:
-                        error = failure.message
-                        logger.error("{}", error)
-                    status = IngressStatus(node.id, 0 if error else newest, error)
-                    await node.joined_store().commit([put(keys.ingress_status(node.id), status)])
-                    said = newest
+                if newest != loaded and mirror.revision:
+                    status, loaded = await self._load_routes(newest), newest
+                if status is not None and mirror.get(IngressStatus, key) != status:
+                    await replace_own(node.joined_store(), mirror, [put(key, status)])
                 await changed.wait()
+
+    async def _load_routes(self, revision: int) -> IngressStatus:
+        """Have Envoy answer by what the mirror holds, which is as of `revision`."""
+        try:
+            await self.node.ingress.apply(self.world())
+        except AetherError as failure:
+            logger.error("{}", failure)
+            return IngressStatus(self.node.id, 0, failure.message)
+        return IngressStatus(self.node.id, revision)
 
     async def publish_traffic(self) -> None:
         """Say what Envoy counted, once a second while a deployment goes on, for ever."""
@@ -208,8 +213,9 @@ class Agent:
             windows = await node.ingress.counted(fleets)
             if windows != said:
                 status = TrafficStatus(node.id, node.clock.at(), windows)
-                await node.joined_store().commit([put(keys.traffic(node.id), status)])
-                said = windows
+                write = put(keys.traffic(node.id), status)
+                if await replace_own(node.joined_store(), mirror, [write]):
+                    said = windows
 
     def world(self) -> World:
         """Return what Envoy depends on, as the mirror has it."""
@@ -244,7 +250,6 @@ class Agent:
             started_at=node.clock.at(),
         )
         await node.joined_store().commit([put(keys.node_status(node.id), status, lease=lease)])
-        self.workload.say_again()
 
     async def stand(self) -> None:
         """Stand for election, lead while elected."""

@@ -143,19 +143,35 @@ def _stage_fleets(
     changes: tuple[SliceChange, ...], stages: tuple[Stage, ...], land: Landscape
 ) -> Iterator[dict[FleetId, Fleet]]:
     """Yield all fleets as each stage wants them while its new instances start."""
-    old_fraction = 1.0
+    before: Stage | None = None
     for stage in stages:
         fleets = dict(land.fleets)
         for change in changes:
             if change.old is not None:
-                old = replace(change.old, instances=part(change.old, old_fraction))
-                fleets[old.id] = old
+                count = kept_of(change.old, before) if before else change.old.instances
+                fleets[change.old.id] = replace(change.old, instances=count)
             if change.new is not None:
-                stays = change.old is not None and change.old.id == change.new.id
-                fraction = 1.0 if stays else stage.new_fraction
-                fleets[change.new.id] = replace(change.new, instances=part(change.new, fraction))
+                count = wanted_of(change.new, change.old, stage)
+                fleets[change.new.id] = replace(change.new, instances=count)
         yield fleets
-        old_fraction = stage.old_fraction
+        before = stage
+
+
+def wanted_of(new: Fleet, old: Fleet | None, stage: Stage) -> int:
+    """Return how many of the new fleet's instances the stage wants.
+
+    Without another version to share its traffic with, a fleet is wanted whole from the first.
+    """
+    has_rival = old is not None and old.id != new.id
+    return part(new, stage.new_fraction if has_rival else 1.0)
+
+
+def kept_of(old: Fleet, stage: Stage) -> int:
+    """Return how many of the old fleet's instances run on once the stage's traffic has moved.
+
+    A fleet that has traffic is never without an instance, whatever its strategy may do without.
+    """
+    return max(part(old, stage.old_fraction), 1 if stage.share < 1.0 else 0)
 
 
 def part(fleet: Fleet, fraction: float) -> int:

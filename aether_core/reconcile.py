@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from loguru import logger
 
 from aether_core import keys
-from aether_core.errors import Unavailable
 from aether_core.instances import Instance, Kept, Surroundings, kept_instances
 from aether_core.model import Assignment, Fleet, InstanceId, InstanceStatus
 from aether_core.node import Node
 from aether_core.process import kill_strangers
-from aether_core.store import Delete, Put, put
-
-RETRY_S = 1.0
+from aether_core.statuses import Statuses
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,7 @@ class Workload:
         self._node = node
         self._around = around
         self._running: dict[InstanceId, tuple[Instance, asyncio.Task[None]]] = {}
-        self._said: dict[InstanceId, InstanceStatus] = {}
-        self._unsaid: dict[InstanceId, InstanceStatus | None] = {}
-        self._news = asyncio.Event()
+        self._statuses = Statuses(node.id, node.joined_store(), node.mirror, node.clock)
 
     def adopt(self) -> None:
         """Take over what an earlier agent started, and end what it had no time to note down."""
@@ -75,41 +70,13 @@ class Workload:
             self._running[name][0].drain()
 
     async def publish(self) -> None:
-        """Write the statuses to the store, the newest of each instance, for ever."""
-        store, mirror = self._node.joined_store(), self._node.mirror
-        await mirror.reach(1)
-        for status in mirror.all(InstanceStatus, keys.instance_statuses(self._node.id)):
-            if status.id not in self._running:
-                self._unsaid.setdefault(status.id, None)
-                self._news.set()
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            batch, self._unsaid = self._unsaid, {}
-            if not batch:
-                continue
-            try:
-                await store.commit([self._write(name, batch[name]) for name in batch])
-            except Unavailable as error:
-                logger.warning("statuses not written: {}", error)
-                self._unsaid = batch | self._unsaid
-                self._news.set()
-                await self._node.clock.sleep(RETRY_S)
-
-    def say_again(self) -> None:
-        """Write every status anew: the store forgot them while this node was thought lost.
-
-        An instance just taken over has said nothing yet: what the store has of it still holds.
-        """
-        for name in self._running.keys() & self._said.keys():
-            self._unsaid.setdefault(name, self._said[name])
-        self._news.set()
+        """Keep what the store says of the instances true, for ever."""
+        await self._statuses.publish()
 
     def report(self, status: InstanceStatus) -> None:
         """Take what an instance says of itself."""
         logger.info("instance '{}' is {}{}", status.id, status.state, f": {status.why}"[:200])
-        self._said[status.id] = self._unsaid[status.id] = status
-        self._news.set()
+        self._statuses.say(status)
 
     def instance(self, name: str) -> Instance | None:
         found = self._running.get(InstanceId(name))
@@ -119,20 +86,15 @@ class Workload:
         instance = Instance(self._around, kept)
         task = asyncio.ensure_future(instance.run())
         self._running[kept.assignment.id] = (instance, task)
+        self._statuses.keep(kept.assignment.id)
         task.add_done_callback(lambda done: self._ended(kept.assignment.id, done))
 
     def _ended(self, name: InstanceId, task: asyncio.Task[None]) -> None:
         del self._running[name]
-        self._said.pop(name, None)
         if task.cancelled():
             return
         if task.exception() is not None:
             # A defect of ours: said loudly; the next step begins the instance anew, adopting it.
             logger.opt(exception=task.exception()).error("instance '{}' lost its keeper", name)
             return
-        self._unsaid[name] = None
-        self._news.set()
-
-    def _write(self, name: InstanceId, status: InstanceStatus | None) -> Put | Delete:
-        key = keys.instance_status(self._node.id, name)
-        return Delete(key) if status is None else put(key, status)
+        self._statuses.forget(name)

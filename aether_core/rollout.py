@@ -24,7 +24,7 @@ from aether_core.model import (
     RouteTable,
     to_plain,
 )
-from aether_core.planning import part
+from aether_core.planning import kept_of, wanted_of
 from aether_core.routing import rolled_back, routed, share_of
 from aether_core.store import Delete, Put, put
 
@@ -97,7 +97,7 @@ def _start(deployment: Deployment, sight: Sight) -> Step:
     """PENDING: make the new fleets; a removal has none and goes straight to the routes."""
     if not deployment.stages:
         return _switch_routes(deployment, sight, why="nothing to start")
-    writes = _capacity(deployment, sight)
+    writes = _capacity(deployment)
     new = [c.new.id for c in deployment.changes if c.new is not None and not _stays(c)]
     why = f"starting {', '.join(new)}" if new else "nothing new to start"
     return Step(move(deployment, S.DEPLOYING, at=sight.at, why=why), writes)
@@ -197,7 +197,7 @@ def _go_on(
         return _finish(deployment, sight, why=why, inputs=inputs)
     ahead = move(deployment, S.DEPLOYING, at=sight.at, why=why, inputs=inputs)
     ahead = replace(ahead, stage=last if is_final else deployment.stage + 1)
-    return Step(ahead, _capacity(ahead, sight))
+    return Step(ahead, _capacity(ahead))
 
 
 def _finish(
@@ -328,25 +328,21 @@ _STEPS: dict[DeploymentState, Callable[[Deployment, Sight], Step | None]] = {
 # Capacity
 
 
-def _capacity(deployment: Deployment, sight: Sight) -> tuple[Put, ...]:
+def _capacity(deployment: Deployment) -> tuple[Put, ...]:
     """Return the writes that give every new fleet what the stage wants of it."""
-    fraction = deployment.now.new_fraction
-    return tuple(
-        put(keys.fleet(change.new.id), _sized(change.new, part(change.new, fraction)))
+    sized = {
+        change.new.id: _sized(change.new, wanted_of(change.new, change.old, deployment.now))
         for change in deployment.changes
-        if change.new is not None and not _stays(change)
-    ) + tuple(
-        put(keys.fleet(change.new.id), change.new)
-        for change in deployment.changes
-        if change.new is not None and _stays(change) and deployment.stage == 0
-    )
+        # What stays has one size, set at the first stage.
+        if change.new is not None and (deployment.stage == 0 or not _stays(change))
+    }
+    return tuple(put(keys.fleet(name), fleet) for name, fleet in sized.items())
 
 
 def _old_capacity(deployment: Deployment, sight: Sight) -> tuple[Put, ...]:
     """Return the writes that take from the old fleets what the stage no longer needs."""
-    fraction = deployment.now.old_fraction
     sized = [
-        (change.old, part(change.old, fraction))
+        (change.old, kept_of(change.old, deployment.now))
         for change in deployment.trials
         if change.old is not None
     ]
@@ -394,8 +390,8 @@ def _unready(deployment: Deployment, sight: Sight) -> list[str]:
     lacking = []
     for change in deployment.changes:
         if change.new is not None:
-            fraction = 1.0 if _stays(change) else deployment.now.new_fraction
-            wanted, ready = part(change.new, fraction), _ready(change.new.id, sight)
+            wanted = wanted_of(change.new, change.old, deployment.now)
+            ready = _ready(change.new.id, sight)
             if len(ready) < wanted:
                 lacking.append(f"{change.slice}: {len(ready)} of {wanted} healthy")
             elif not _is_confirmed(max((_revision(s, sight) for s in ready), default=0), sight):

@@ -140,7 +140,7 @@ class Mirror:
         self._families: dict[str, dict[str, Entry]] = {}
         self._newest: dict[str, int] = {}  # Family: revision of its last change.
         self._decoded: dict[str, tuple[int, object]] = {}
-        self._waiters: set[asyncio.Event] = set()
+        self._waiters: dict[asyncio.Event, None] = {}  # In order, so that a simulation repeats.
 
     async def follow(self, store: Store, prefix: str) -> None:
         """Keep the copy current, for ever."""
@@ -227,8 +227,8 @@ class Mirror:
     def watching(self) -> Iterator[asyncio.Event]:
         """Yield an event that is set on every later change; whoever waits clears it."""
         event = asyncio.Event()
-        self._waiters.add(event)
+        self._waiters[event] = None
         try:
             yield event
         finally:
-            self._waiters.discard(event)
+            del self._waiters[event]
