@@ -158,7 +158,7 @@ def _refuse_ask(deployment: Deployment, what: Ask) -> None:
             hint="deploy the blueprint that ran before",
         )
     raise Refused(
-        f"deployment '{deployment.id}' is {deployment.state}: {what} is for "
-        f"{', '.join(ASKABLE[what])}",
+        f"deployment '{deployment.id}' is {deployment.state}: {what} is possible while it is "
+        f"{' or '.join(ASKABLE[what])}",
         hint=f"aether deploy status {deployment.id}",
     )

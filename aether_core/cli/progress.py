@@ -14,14 +14,17 @@ POLL_S = 0.25
 OVER = ("COMPLETED", "FAILED", "ROLLED_BACK")
 
 
-async def watch(session: Session, client: Client, name: str, timeout_s: float | None) -> None:
+async def watch(
+    session: Session, client: Client, name: str, timeout_s: float | None, *, told: int = 0
+) -> None:
     """Show a deployment until it is over, or waits for somebody to say how it goes on.
 
-    Errors: RolledBack, AetherError with the cause, WaitTimedOut.
+    `told`: so many of its moves are known already. Errors: RolledBack, AetherError with the cause,
+    WaitTimedOut.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            found = await _follow(session, client, name)
+            found = await _follow(session, client, name, told)
     except TimeoutError:
         raise WaitTimedOut(
             f"deployment '{name}' is not over after {timeout_s:g} s; it goes on",
@@ -43,8 +46,8 @@ async def watch(session: Session, client: Client, name: str, timeout_s: float | 
     raise kind(f"deployment '{name}' is {deployment['state']}: {why}{logs}")
 
 
-async def _follow(session: Session, client: Client, name: str) -> Any:
-    live, told = Live(session.out), 0
+async def _follow(session: Session, client: Client, name: str, told: int) -> Any:
+    live = Live(session.out)
     while True:
         found = await client.get("/v1/deployments/current", name=name)
         deployment = found["deployment"]
@@ -173,9 +176,15 @@ def _ms(value_ms: float | None) -> str:
 def _judgement_lines(found: dict[str, Any]) -> list[str]:
     if found["deployment"]["state"] != "PROMOTING":
         return []
-    return [
-        f"   {name:<16} {one['verdict']}: {one['why']}" for name, one in found["judgements"].items()
-    ]
+    return [f"   {name:<16} {verdict_of(one)}" for name, one in found["judgements"].items()]
+
+
+def verdict_of(judgement: dict[str, Any]) -> str:
+    """Return the verdict in a line; its numbers are for `explain`."""
+    needs, verdict = judgement["needs_requests"], str(judgement["verdict"])
+    if verdict == "DEGRADED" or not judgement["findings"]:
+        return f"{verdict}: {judgement['why']}"
+    return f"{verdict}, about {needs} more requests needed" if needs else verdict
 
 
 def _last_words(failure: dict[str, Any]) -> str:

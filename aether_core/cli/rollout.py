@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from aether_core.cli.main import Session, json_option, pass_session
-from aether_core.cli.progress import watch
+from aether_core.cli.progress import verdict_of, watch
 from aether_core.errors import RolledBack
 
 
@@ -91,17 +91,9 @@ def explain(session: Session, name: str | None) -> None:
 
 def _show_inputs(judgements: dict[str, Any]) -> None:
     for name, judgement in judgements.items():
-        click.echo(f"      {name}: {_verdict(judgement)}")
+        click.echo(f"      {name}: {verdict_of(judgement)}")
         for finding in judgement["findings"]:
             click.echo(f"        {_finding(finding)}")
-
-
-def _verdict(judgement: dict[str, Any]) -> str:
-    """Return the verdict and what its findings, which follow, do not say."""
-    needs, verdict = judgement["needs_requests"], str(judgement["verdict"])
-    if judgement["verdict"] == "DEGRADED" or not judgement["findings"]:
-        return f"{verdict}: {judgement['why']}"
-    return f"{verdict}, about {needs} more requests needed" if needs else verdict
 
 
 def _finding(finding: dict[str, Any]) -> str:
@@ -119,6 +111,7 @@ def _ask(session: Session, body: dict[str, Any], *, detach: bool, goes_back: boo
 
     async def go() -> None:
         async with session.client() as client:
+            before = await client.get("/v1/deployments/current", name=body["name"])
             asked = await client.post("/v1/deployments/ask", body)
             if detach:
                 if session.out.is_json:
@@ -126,7 +119,8 @@ def _ask(session: Session, body: dict[str, Any], *, detach: bool, goes_back: boo
                 session.out.say(f"{asked['asked']} of '{asked['id']}' asked for")
                 return
             try:
-                await watch(session, client, asked["id"], None)
+                told = len(before["deployment"]["history"])
+                await watch(session, client, asked["id"], None, told=told)
             except RolledBack:
                 if not goes_back:
                     raise
