@@ -14,7 +14,7 @@ class Sizes:
     upload_bytes: int = 500_000_000
     rounds: int = 8
     round_s: int = 8
-    switches: int = 1000
+    switches: int = 600
     requests: int = 1_000_000
 
 
@@ -25,6 +25,6 @@ QUICK = Sizes(
     upload_bytes=50_000_000,
     rounds=2,
     round_s=2,
-    switches=100,
+    switches=50,
     requests=20_000,
 )

@@ -28,9 +28,10 @@ from tests.bench.figures import Figure, Goal, Of
 from tests.bench.sizes import Sizes
 from tests.e2e.desk import Desk
 
-# Between two questions to a node, and between one change's end and the next.
+# Between two questions to a node; and between one change and the next, long enough for every agent
+# to have said that it follows and for the others to have heard it.
 ASK_AGAIN_S = 0.0003
-REST_S = 0.03
+REST_S = 0.2
 CONNECTIONS = 16
 SLICE = "web"
 VERSIONS = ("1", "2")
