@@ -55,16 +55,19 @@ FAILURES: dict[str, tuple[Answer, int]] = {
 SUCCESS = ("stored", "deleted", "revoked", "removed", "-> 2", "goes on", "COMPLETED", "aet_0a")
 
 
-def check(desk: Desk, words: list[str], code: int, *, may_say: tuple[str, ...] = ()) -> None:
-    """Run it for people and for machines; both must hear that it failed, and why."""
+def check(desk: Desk, words: list[str], code: int, *, may_say: tuple[str, ...] = ()) -> str:
+    """Run it for people and for machines: both must hear that it failed, and why.
+
+    Returns what people read.
+    """
     typed = [word.format(desk.files) for word in words]
-    got, out, err = desk.types(*typed)
-    assert got == code, err
+    got, out, read = desk.types(*typed)
+    assert got == code, read
     assert not any(word in out for word in SUCCESS), out
     assert not out or may_say, out
-    assert err.count("error: ") == 1, err
-    assert "Traceback" not in err
-    assert TOKEN not in out + err
+    assert read.count("error: ") == 1, read
+    assert "Traceback" not in read
+    assert TOKEN not in out + read
     desk.script.asked.clear()
     got, out, err = desk.types(*typed, "--json")
     assert got == code, err
@@ -75,6 +78,7 @@ def check(desk: Desk, words: list[str], code: int, *, may_say: tuple[str, ...] =
     assert objects[-1]["exit_code"] == code
     assert objects[-1]["message"] in err
     assert {one["kind"] for one in objects[:-1]} <= set(may_say)
+    return read
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -88,10 +92,9 @@ def test_a_failure_is_a_failure(
     if command == "logs" and failure == "200 of a stranger":
         answer = Answer(200, "<html>welcome\n")
     desk.script = Script(answer)
-    check(desk, ASKING[command], code)
+    read = check(desk, ASKING[command], code)
     if isinstance(answer.body, dict):
-        _, _, err = desk.types(*(word.format(desk.files) for word in ASKING[command]))
-        assert err.splitlines()[-2:] == [f"error: {WHY}", f"try: {HINT}"]
+        assert read.splitlines()[-2:] == [f"error: {WHY}", f"try: {HINT}"]
 
 
 @pytest.mark.parametrize("command", ASKING)
@@ -102,10 +105,9 @@ def test_nobody_listens(desk: Desk, command: str) -> None:
         endpoint = f"https://127.0.0.1:{unused.getsockname()[1]}"
         nowhere = Context("test", (endpoint,), known.ca_pem, known.token)
         save_context(Settings(), nowhere, make_current=True)
-        check(desk, ASKING[command], 5)
-        _, _, err = desk.types(*(word.format(desk.files) for word in ASKING[command]))
-        assert "no node of the cluster answers" in err
-        assert "try: " in err
+        read = check(desk, ASKING[command], 5)
+        assert "no node of the cluster answers" in read
+        assert "try: " in read
 
 
 #: What fails only after something went well: the rule that fails, and what may have been said.
