@@ -40,6 +40,8 @@ TICK_S = 1.0
 EVALUATE_S = 1.0
 # A node whose lease is gone this long is lost: its instances are placed elsewhere.
 LOST_AFTER_S = 3.0
+# Placements written at once; the leader's own key comes with them.
+BATCH = MAX_OPERATIONS - 20
 
 
 @dataclass
@@ -161,8 +163,11 @@ class Leader:
             {name: record.next_ordinal for name, record in records.items()},
         )
         writes = [*_placing_writes(placing, records), *self._forget(lost), *self._sweep(fleets)]
-        for start in range(0, len(writes), MAX_OPERATIONS):
-            await self._commit(writes[start : start + MAX_OPERATIONS], [])
+        # A node that came back meanwhile keeps what it runs, and what it said.
+        compares = [Compare(keys.node_status(node), modified=0) for node in sorted(lost)]
+        for start in range(0, len(writes), BATCH):
+            if await self._commit(writes[start : start + BATCH], compares) is None:
+                return False
         return bool(writes)
 
     def _lost(self) -> set[NodeId]:
@@ -186,7 +191,18 @@ class Leader:
         return [Delete(keys.instance_statuses(node), prefix=True) for node in sorted(lost & seen)]
 
     async def _commit(self, writes: list[Put | Delete], compares: list[Compare]) -> int | None:
-        revision = await self.store.commit(writes, compares=[self.term.fence, *compares])
+        """Write in this term, and next after the last write that the mirror shows.
+
+        One whose answer was lost may be carried out late: by then its place in the row is taken.
+        """
+        office = self.mirror.entry(keys.LEADER)
+        if office is None:
+            return None
+        row = Compare(keys.LEADER, modified=office.modified)
+        revision = await self.store.commit(
+            [*writes, Put(keys.LEADER, office.value, office.lease)],
+            compares=[self.term.fence, row, *compares],
+        )
         if revision is not None:
             await self.mirror.reach(revision)
         return revision

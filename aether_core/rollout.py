@@ -423,7 +423,14 @@ def _reason(name: str, judgement: Judgement) -> str:
 
 
 def _ready(fleet: FleetId, sight: Sight) -> list[InstanceStatus]:
-    return [s for s in sight.statuses if s.fleet == fleet and s.state == InstanceState.READY]
+    """Return the fleet's READY instances; what a node said that is gone by now counts for none."""
+    return [
+        status
+        for status in sight.statuses
+        if status.fleet == fleet
+        and status.state == InstanceState.READY
+        and status.node in sight.confirmed
+    ]
 
 
 def _not_ready(fleets: Iterable[FleetId], sight: Sight) -> list[InstanceStatus]:
