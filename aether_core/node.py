@@ -19,7 +19,7 @@ from aether_core.store import Mirror
 from aether_core.store_etcd import EtcdStore
 
 if TYPE_CHECKING:
-    from aether_core.artifacts import Blobs
+    from aether_core.blobs import Blobs
     from aether_core.ingress import Ingress
     from aether_core.leases import ExpiringLease
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from aether_core.artifacts import digest_of, name_and_version
+from aether_core.blobs import digest_of, name_and_version
 from aether_core.cli.main import Session, json_option, pass_session
 from aether_core.cli.show import Live, size
 from aether_core.client import path_of

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 
-from aether_core.artifacts import name_and_version
+from aether_core.blobs import name_and_version
 from aether_core.clock import SystemClock
 from aether_core.drivers import Runtime
 from aether_core.errors import IntegrityError

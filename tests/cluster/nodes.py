@@ -15,7 +15,8 @@ from fastapi import FastAPI
 
 from aether_core import certs, keys
 from aether_core.api.app import create_app
-from aether_core.artifacts import Blobs, replicate
+from aether_core.artifacts import replicate
+from aether_core.blobs import Blobs
 from aether_core.boot import Boot
 from aether_core.client import PeerClient
 from aether_core.clock import SystemClock

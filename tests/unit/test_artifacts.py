@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aether_core.artifacts import COPIES, Blobs, choose_holders, digest_of, name_and_version
+from aether_core.artifacts import COPIES, choose_holders
+from aether_core.blobs import Blobs, digest_of, name_and_version
 from aether_core.errors import ConfigError, IntegrityError
 from aether_core.model import NodeId
 

@@ -34,8 +34,8 @@ LAYERS: dict[str, str] = {
         "envoy"
     ),
     "effects": (
-        "process probe store_etcd client etcd serve ingress instances node artifacts reconcile "
-        "election runtimes providers"
+        "process probe blobs store_etcd client etcd serve ingress instances node artifacts "
+        "statuses reconcile election runtimes providers"
     ),
     "processes": "leader api agent bootstrap",
     "command line": "cli",
