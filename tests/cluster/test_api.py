@@ -43,6 +43,7 @@ NEEDS: dict[str, Role | str | None] = {
     "GET /v1/blobs/{sha256}": "node",
     "POST /v1/plans": Role.VIEWER,
     "POST /v1/deployments": Role.OPERATOR,
+    "POST /v1/deployments/ask": Role.OPERATOR,
     "GET /v1/deployments": Role.VIEWER,
     "GET /v1/deployments/current": Role.VIEWER,
     "DELETE /v1/blueprints/{name}": Role.OPERATOR,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -162,7 +163,7 @@ async def test_a_killed_agent_is_replaced_without_anybody_noticing(three: Desk) 
     served = {p.pid for p in _others(three, pids[leader], leader)}
     async with load(*(f"{three.ingress(slot)}/calm" for slot in (1, 2, 3))) as seen:
         psutil.Process(pids[leader]).kill()
-        await _thread(three, "cluster", "bootstrap", "--config", three.root / "three.toml")
+        _start_agent(three, leader)
         await until(lambda: _agent(three, leader) not in (None, pids[leader]))
         await until(lambda: len(three.instances("calm")) == 3)
     assert not seen.failed
@@ -193,6 +194,19 @@ def _agent(desk: Desk, node: str) -> int | None:
     nodes = desk.aether("cluster", "status", "--json").document["nodes"]
     pid: int | None = next(one["agent_pid"] for one in nodes if one["id"] == node)
     return pid
+
+
+def _start_agent(desk: Desk, node: str) -> None:
+    """Do what a machine's init does when the agent is gone: start it, before it counts as lost."""
+    directory = desk.node_dir("three", node)
+    with (directory / "logs" / "agent.log").open("ab") as log:
+        subprocess.Popen(
+            [Path(desk.program).with_name("python"), "-m", "aether_core.agent", directory],
+            cwd=directory,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def _others(desk: Desk, agent_pid: int, node: str) -> list[psutil.Process]:
