@@ -192,6 +192,13 @@ def _processes(directory: Path) -> Iterator[psutil.Process]:
             continue  # Ended meanwhile, or another user's.
 
 
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def _is_agent(process: psutil.Process, directory: Path) -> bool:
     try:
         return process.cmdline()[1:] == ["-m", "aether_core.agent", str(directory)]
@@ -207,7 +214,9 @@ def _end_all(directory: Path) -> None:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        _, alive = psutil.wait_procs(processes, timeout=GONE_WITHIN_S)
+        _, left = psutil.wait_procs(processes, timeout=GONE_WITHIN_S)
+        # One that has ended and whose parent did not ask yet is gone for us.
+        alive = [process for process in left if not _is_zombie(process)]
         if alive:
             pids = ", ".join(str(process.pid) for process in alive)
             raise ProviderError(f"machine in '{directory}' not removed: pid {pids} does not end")

@@ -199,14 +199,10 @@ def _agent(desk: Desk, node: str) -> int | None:
 def _start_agent(desk: Desk, node: str) -> None:
     """Do what a machine's init does when the agent is gone: start it, before it counts as lost."""
     directory = desk.node_dir("three", node)
-    with (directory / "logs" / "agent.log").open("ab") as log:
-        subprocess.Popen(
-            [Path(desk.program).with_name("python"), "-m", "aether_core.agent", directory],
-            cwd=directory,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    python = Path(desk.program).with_name("python")
+    # By a shell that ends at once, so that the agent is nobody's child here.
+    begin = '"$0" -m aether_core.agent "$PWD" >> logs/agent.log 2>&1 &'
+    subprocess.run(["/bin/sh", "-c", begin, python], cwd=directory, check=True)
 
 
 def _others(desk: Desk, agent_pid: int, node: str) -> list[psutil.Process]:
