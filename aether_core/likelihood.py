@@ -22,6 +22,7 @@ _NO_HARM = RATIOS.index(1.0) * len(SHAPES)
 #: One log-likelihood per hypothesis, before anything was seen.
 NO_TABLE = (0.0,) * len(_HYPOTHESES)
 
+MOST_SCALE = 1.1
 FEW_HITS = 2.5  # So few in a block do not tell a burst from chance: they count as single hits.
 
 
@@ -64,7 +65,7 @@ class Prior:
 ERROR_PRIOR = Prior(
     harm=(0.03, 0.03, 0.01, 0.84, 0.05, 0.03, 0.01),
     bet=(0.005, 0.005, 0.01, 0.02, 0.06, 0.9),
-    calm=(0.01, 0.04, 0.36, 0.22, 0.1, 0.27),
+    calm=(0.01, 0.04, 0.34, 0.34, 0.12, 0.15),
 )
 #: Latency drifts from minute to minute, so a whole block is often slow or fast together.
 LATENCY_PRIOR = Prior(
@@ -79,15 +80,17 @@ def add_block(table: tuple[float, ...], tally: Tally) -> tuple[float, ...]:
 
     Both versions' hits are scaled to the harmonic mean of their requests: then who has more is a
     fair coin if both are alike, however they burst. Comparing with shares of requests instead
-    would call every burst of a small new version harm. A block without requests of one version
-    compares nothing.
+    would call every burst of a small new version harm. A small old version is scaled up by a
+    tenth at most: its luck, enlarged, would be the new one's fault. A block without requests of
+    one version compares nothing.
     """
     hits = tally.old_hits + tally.new_hits
     if not hits or not tally.old_requests or not tally.new_requests:
         return table
-    requests = tally.old_requests + tally.new_requests
-    new = 2 * tally.new_hits * tally.old_requests / requests
-    old = 2 * tally.old_hits * tally.new_requests / requests
+    harmonic = 2 / (1 / tally.old_requests + 1 / tally.new_requests)
+    requests = min(harmonic, MOST_SCALE * tally.old_requests)
+    new = tally.new_hits * requests / tally.new_requests
+    old = tally.old_hits * requests / tally.old_requests
     likelihoods = _few_hits(new, old) if new + old <= FEW_HITS else _many_hits(new, old)
     return tuple(before + now for before, now in zip(table, likelihoods, strict=True))
 
