@@ -28,7 +28,7 @@ from aether_core.clock import SystemClock
 from aether_core.config import resolve
 from aether_core.deployment import Deployment
 from aether_core.drivers import ProviderContext
-from aether_core.election import Presence, Term, campaign
+from aether_core.election import Presence, Term, campaign, changed_or
 from aether_core.envoy import World
 from aether_core.errors import AetherError
 from aether_core.hookspecs import DeploymentMoved
@@ -62,6 +62,7 @@ CERTIFICATE_CHECK_S = 60.0
 SETTLE_S = 0.05
 IDLE_POLL_S = 0.05
 TRAFFIC_S = 1.0
+RELOAD_S = 2.0
 #: What a change of leads to another rendering of Envoy's documents.
 INGRESS_FAMILIES = (
     keys.ROUTES,
@@ -189,10 +190,12 @@ class Agent:
                 changed.clear()
                 newest = mirror.newest(*INGRESS_FAMILIES)
                 if newest != loaded and mirror.revision:
-                    status, loaded = await self._load_routes(newest), newest
+                    status = await self._load_routes(newest)
+                    loaded = -1 if status.error else newest
                 if status is not None and mirror.get(IngressStatus, key) != status:
                     await replace_own(node.joined_store(), mirror, [put(key, status)])
-                await changed.wait()
+                # What was refused is tried again: it may have been Envoy's bad moment.
+                await changed_or(changed, RELOAD_S if loaded == -1 else None)
 
     async def _load_routes(self, revision: int) -> IngressStatus:
         """Have Envoy answer by what the mirror holds, which is as of `revision`."""

@@ -129,8 +129,8 @@ async def _deposed(term: Term, mirror: Mirror) -> None:
             changed.clear()
 
 
-async def changed_or(changed: asyncio.Event, timeout_s: float) -> None:
-    """Wait for the next change, but not longer than `timeout_s`."""
+async def changed_or(changed: asyncio.Event, timeout_s: float | None) -> None:
+    """Wait for the next change, but not longer than `timeout_s`; None: however long."""
     try:
         async with asyncio.timeout(timeout_s):
             await changed.wait()

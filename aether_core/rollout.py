@@ -116,8 +116,12 @@ def _await_health(deployment: Deployment, sight: Sight) -> Step | None:
     return None
 
 
-def _route(deployment: Deployment, sight: Sight) -> Step:
-    """DEPLOYED: traffic may move."""
+def _route(deployment: Deployment, sight: Sight) -> Step | None:
+    """DEPLOYED: traffic may move, if what was healthy a moment ago still is; or too late."""
+    if waiting_for := _unready(deployment, sight):
+        if not _has_waited(deployment, sight, deployment.deadline_s):
+            return None
+        return _give_up(deployment, sight, why=f"no longer healthy: {'; '.join(waiting_for)}")
     share = deployment.now.share
     return _switch_routes(deployment, sight, why=f"share of the new version: {share:.2%}")
 
@@ -289,7 +293,8 @@ def _await_rolled_back(deployment: Deployment, sight: Sight) -> Step | None:
 def _affordable(deployment: Deployment, sight: Sight) -> float:
     """Return the share that the old instances can carry: all of it as soon as half are there."""
     fractions = [
-        len(_ready(change.old.id, sight)) / change.old.instances
+        sum(_is_known(status, sight) for status in _ready(change.old.id, sight))
+        / change.old.instances
         for change in deployment.trials
         if change.old is not None and change.old.instances
     ]
@@ -460,6 +465,12 @@ def _revision(status: InstanceStatus, sight: Sight) -> int:
 def _is_confirmed(revision: int, sight: Sight) -> bool:
     """Return whether every live node's Envoy answers with what was stored at `revision`."""
     return all(confirmed >= revision for confirmed in sight.confirmed.values())
+
+
+def _is_known(status: InstanceStatus, sight: Sight) -> bool:
+    """Return whether every live Envoy sends to the instance, but for those that load nothing."""
+    revision = _revision(status, sight)
+    return all(confirmed >= revision for confirmed in sight.confirmed.values() if confirmed)
 
 
 def _has_waited(deployment: Deployment, sight: Sight, seconds: float) -> bool:
