@@ -102,18 +102,20 @@ def _since(
     for node, windows in now.items():
         current = windows.get(fleet)
         # A node that was not heard of before counts from now on: its past is not this period's.
-        earlier = before[node].get(fleet, Window()) if node in before else current
-        if current is not None and earlier is not None:
-            total = add(total, _difference(earlier, current))
+        if current is None or node not in before:
+            continue
+        has_restarted = any(
+            then.requests > windows.get(name, then).requests for name, then in before[node].items()
+        )
+        earlier = Window() if has_restarted else before[node].get(fleet, Window())
+        total = add(total, _difference(earlier, current))
     return total
 
 
 def _difference(earlier: Window, current: Window) -> Window:
-    if current.requests < earlier.requests:
-        return current
     latency = tuple(
         max(0, now - then)
         for now, then in zip_longest(current.latency, earlier.latency, fillvalue=0)
     )
-    errors = max(0, current.errors - earlier.errors)
-    return Window(current.requests - earlier.requests, errors, latency)
+    requests = max(0, current.requests - earlier.requests)
+    return Window(requests, max(0, current.errors - earlier.errors), latency)

@@ -46,7 +46,7 @@ class Probe:
 
     async def until(self, version: str) -> float:
         """Ask until `version` answers; return when it did."""
-        while await self._ask() != version:  # noqa: ASYNC110  It is asked, it does not tell.
+        while await self._ask() != version:
             await asyncio.sleep(ASK_AGAIN_S)
         return time.perf_counter()
 

@@ -186,7 +186,7 @@ async def test_deleting_frees_a_version_once(api: Api) -> None:
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(BOUND_S):
-        while not holds():  # noqa: ASYNC110  Files tell nobody that they changed.
+        while not holds():
             await asyncio.sleep(0.01)
 
 

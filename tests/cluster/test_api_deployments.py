@@ -126,7 +126,11 @@ async def running_web(api: Api, *, instances: int = 1) -> Fleet:
     ("body", "kind", "says"),
     [
         (wish(artifact="web:9"), ConfigError, "there is web:1, web:2"),
-        ({**wish(), "strategy": "cannary"}, DriverNotFound, "installed: ab_test, blue_green, canary, immediate, rolling"),
+        (
+            {**wish(), "strategy": "cannary"},
+            DriverNotFound,
+            "installed: ab_test, blue_green, canary, immediate, rolling",
+        ),
         ({**wish(), "strategy": "../x"}, DriverNotFound, "not found"),
         ({**wish(), "options": {"speed": 9}}, ConfigError, "speed: unknown option; allowed: none"),
         ({**wish(), "options": {"deadline_s": -1}}, ConfigError, "deadline_s"),

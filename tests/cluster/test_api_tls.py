@@ -195,7 +195,7 @@ async def test_a_follower_who_leaves_leaves_nothing_behind(
             await anext(lines)
             await lines.aclose()
     async with asyncio.timeout(BOUND_S):
-        while _readers_of_logs():  # noqa: ASYNC110  Tasks tell nobody that they ended.
+        while _readers_of_logs():
             await asyncio.sleep(0.01)
 
 

@@ -195,7 +195,7 @@ async def test_a_draining_instance_finishes_and_gets_nothing_new(
     await ingress.apply(both)
     held = [asyncio.ensure_future(http.get("/hold")) for _ in range(8)]
     async with asyncio.timeout(BOUND_S):
-        while leaving.requests + staying.requests < 8:  # noqa: ASYNC110
+        while leaving.requests + staying.requests < 8:
             await asyncio.sleep(0.01)
     assert leaving.requests
     assert await ingress.active_requests(leaving.port) == leaving.requests

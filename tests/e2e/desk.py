@@ -191,5 +191,5 @@ async def load(*urls: str, workers: int = 4, key: str = "version") -> AsyncItera
 async def until(holds: Any, *, bound_s: float = BOUND_S) -> None:
     """Wait until `holds()` is true, asking again and again in a thread."""
     async with asyncio.timeout(bound_s):
-        while not await asyncio.to_thread(holds):  # noqa: ASYNC110  It is asked, it does not tell.
+        while not await asyncio.to_thread(holds):
             await asyncio.sleep(0.1)

@@ -10,5 +10,5 @@ LOOK_AGAIN_S = 0.005
 async def until(condition: Callable[[], object]) -> None:
     """Return when `condition` holds; fail when it does not within LIMIT_S."""
     async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  Another process makes it true.
+        while not condition():
             await asyncio.sleep(LOOK_AGAIN_S)

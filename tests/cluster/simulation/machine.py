@@ -1,4 +1,4 @@
-"""What is there whoever looks: machines with an Envoy and running instances. No decision is here."""
+"""What is there whoever looks: machines with an Envoy and running instances. It decides nothing."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -37,7 +37,7 @@ class View:
     """What an Envoy answers by, as of `revision`: shares, and the instances it would send to."""
 
     revision: int = 0
-    routes: RouteTable = RouteTable()
+    routes: RouteTable = field(default_factory=RouteTable)
     endpoints: dict[FleetId, frozenset[InstanceId]] = field(default_factory=dict)
 
 

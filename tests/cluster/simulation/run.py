@@ -1,4 +1,4 @@
-"""Plays a seed: builds the cluster, deploys wave after wave, lets faults strike, waits for the end."""
+"""Plays a seed: makes the cluster, deploys in waves, lets faults strike, waits for the end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -40,7 +40,7 @@ from tests.cluster.simulation.virtual import BEGIN, VirtualClock, VirtualLoop
 
 CALLER = Caller("alice", Role.OPERATOR)
 CALL_TIMEOUT_S = 10.0
-#: After faults have stopped: late writes arrive, leases end, a leader is elected, lost nodes counted.
+#: After faults: late writes arrive, leases end, a leader is elected, lost nodes are counted.
 CALM_S = 15.0
 #: Faults go on for so long after a deployment is over.
 AFTERMATH_S = 5.0
