@@ -35,7 +35,7 @@ LAYERS: dict[str, str] = {
     ),
     "effects": (
         "process probe store_etcd client etcd serve ingress instances node artifacts reconcile "
-        "election runtimes providers"
+        "statuses election runtimes providers"
     ),
     "processes": "leader api agent bootstrap",
     "command line": "cli",
