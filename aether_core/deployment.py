@@ -1,7 +1,7 @@
 """A deployment: its record, and the one table of legal moves between its states."""
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -94,6 +94,11 @@ class Deployment:
         return self.state in TERMINAL
 
     @property
+    def turn_back_at(self) -> datetime:
+        """From when on it must not wait any more, if it is to be over by `deadline_at`."""
+        return self.deadline_at - timedelta(seconds=DEADLINES_TO_END * self.deadline_s)
+
+    @property
     def is_last_stage(self) -> bool:
         return self.stage >= len(self.stages) - 1
 
@@ -112,6 +117,9 @@ class Deployment:
         )
 
 
+# How many times `deadline_s` is kept for the way out: twice to have the old version back with all
+# traffic, and as much again for the instances that go.
+DEADLINES_TO_END = 4
 REMOVAL = Stage(share=1.0, new_fraction=0.0, old_fraction=0.0)
 
 
@@ -122,7 +130,7 @@ def longest_s(stages: tuple[Stage, ...], deadline_s: float) -> float:
     instances drain, or the new ones do after a rollback, which itself is given twice the time.
     """
     holds_s = sum(max(stage.hold_s, stage.patience_s) for stage in stages)
-    return (2 * len(stages) + 4) * deadline_s + holds_s
+    return (2 * len(stages) + DEADLINES_TO_END) * deadline_s + holds_s
 
 
 def move(

@@ -1,5 +1,7 @@
 """Where each document lives in the store. Written here only, so that no two modules disagree."""
 
+from functools import lru_cache
+
 from aether_core.model import FleetId, InstanceId, NodeId
 
 ROOT = "/aether/"  # Every process mirrors what is below.
@@ -33,6 +35,7 @@ TRAFFIC = OBSERVED + "traffic/"  # <node>: what its Envoy counted, while a deplo
 COPIES = OBSERVED + "copies/"  # <node>/<sha256>: the node holds these bytes, fsynced.
 
 
+@lru_cache(maxsize=10_000)
 def family(key: str) -> str:
     """Return the key's first three parts: what one kind of document shares, such as its index."""
     return "/".join(key.split("/", 4)[:4])

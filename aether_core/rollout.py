@@ -69,7 +69,12 @@ def step(deployment: Deployment, sight: Sight) -> Step | None:
     asking = deployment.asking
     if asking is not None and asking.what == Ask.ROLLBACK and not _is_ending(deployment):
         return _give_up(deployment, sight, why=f"asked for by {asking.by}")
-    return _STEPS[deployment.state](deployment, sight)
+    taken = _STEPS[deployment.state](deployment, sight)
+    is_late = sight.at >= deployment.turn_back_at and not _is_ending(deployment)
+    if taken is None and is_late:
+        # Every wait has its own limit; that of the whole is for when nobody led for long.
+        return _give_up(deployment, sight, why="took too long in all, without a leader at times")
+    return taken
 
 
 def limits_of(deployment: Deployment) -> Limits:

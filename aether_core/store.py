@@ -140,6 +140,8 @@ class Mirror:
         self._families: dict[str, dict[str, Entry]] = {}
         self._newest: dict[str, int] = {}  # Family: revision of its last change.
         self._decoded: dict[str, tuple[int, object]] = {}
+        # Prefix and kind: `all` as it was, until something in the family changes.
+        self._listed: dict[str, dict[tuple[str, object], list[object]]] = {}
         self._waiters: dict[asyncio.Event, None] = {}  # In order, so that a simulation repeats.
 
     async def follow(self, store: Store, prefix: str) -> None:
@@ -164,6 +166,7 @@ class Mirror:
     def _take(self, change: Change, revision: int) -> None:
         family = keys.family(change.key)
         entries = self._families.setdefault(family, {})
+        self._listed.pop(family, None)
         if change.entry is None:
             entries.pop(change.key, None)
             self._decoded.pop(change.key, None)
@@ -196,13 +199,17 @@ class Mirror:
 
         A value that is not a `kind` is left out and logged: one bad record must not stop the rest.
         """
-        values = []
+        listed = self._listed.setdefault(keys.family(prefix), {})
+        if (prefix, kind) not in listed:
+            listed[prefix, kind] = list(self._readable(kind, prefix))
+        return cast(list[T], listed[prefix, kind]).copy()
+
+    def _readable(self, kind: type[T], prefix: str) -> Iterator[T]:
         for entry in self.under(prefix):
             try:
-                values.append(self._value(kind, entry))
+                yield self._value(kind, entry)
             except IntegrityError as error:
                 logger.error("left out '{}': {}", entry.key, error)
-        return values
 
     def _value(self, kind: type[T], entry: Entry) -> T:
         cached = self._decoded.get(entry.key)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from random import Random
 
 from aether_core import keys
-from aether_core.agent import INGRESS_FAMILIES, TRAFFIC_S
+from aether_core.agent import INGRESS_FAMILIES, RELOAD_S, TRAFFIC_S
 from aether_core.deployment import Deployment
-from aether_core.election import Presence, Term, campaign
+from aether_core.election import Presence, Term, campaign, changed_or
 from aether_core.errors import AetherError
 from aether_core.evidence import Evidence
 from aether_core.judge import Judgement, Limits
@@ -114,16 +114,18 @@ class Agent:
                 changed.clear()
                 newest = mirror.newest(*INGRESS_FAMILIES)
                 if newest != loaded and mirror.revision:
-                    status, loaded = await self._load_routes(newest), newest
+                    status = await self._load_routes(newest)
+                    loaded = -1 if status.error else newest
                 if status is not None and mirror.get(IngressStatus, key) != status:
                     await replace_own(self.link, mirror, [put(key, status)])
-                await changed.wait()
+                await changed_or(changed, RELOAD_S if loaded == -1 else None)
 
     async def _load_routes(self, revision: int) -> IngressStatus:
         chance, manners, view = self._chance, self._manners, self._view(revision)
         is_slow = chance.random() < manners.slow_apply
         await self.clock.sleep(chance.uniform(*(SLOW_APPLY_S if is_slow else APPLY_S)))
-        if chance.random() < manners.rejected:
+        self.machine.is_refusing = chance.random() < manners.rejected
+        if self.machine.is_refusing:
             return IngressStatus(self.machine.id, 0, "Envoy refuses")
         self.machine.view = view
         return IngressStatus(self.machine.id, revision)
@@ -167,6 +169,7 @@ class Agent:
                 pass
 
         await self.machine.end(instance, idle)
+        self._draining.discard(instance.assignment.id)
 
     async def _wait_idle(self) -> None:
         """Return when every live node's Envoy has turned away."""

@@ -29,6 +29,7 @@ class Weather:
     late: float = 0.0  # It arrives long after its sender gave up.
     unheard: float = 0.0  # The answer never arrives.
     relisted: float = 0.0  # A watch breaks, and history is gone when it comes back.
+    is_out: bool = False  # Nobody reaches the store.
 
 
 class Link:
@@ -80,7 +81,7 @@ class Link:
             async with aclosing(self._store.watch(prefix)) as batches:
                 async for batch in batches:
                     await self._travel()
-                    while self.is_cut:
+                    while self.is_cut or self._weather.is_out:
                         await asyncio.sleep(0.1)
                     yield batch
                     if self._chance.random() < self._weather.relisted:
@@ -122,7 +123,7 @@ class Link:
         await self.running.wait()
 
     async def _refuse_cut(self) -> None:
-        if self.is_cut:
+        if self.is_cut or self._weather.is_out:
             await asyncio.sleep(TIMEOUT_S)
             raise NoQuorum("cut off from the store")
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from aether_core.evidence import Window
 from aether_core.model import (
     Assignment,
     FleetId,
@@ -15,7 +16,7 @@ from aether_core.model import (
     NodeId,
     RouteTable,
 )
-from aether_core.traffic import Window, add
+from aether_core.traffic import add
 from tests.cluster.simulation.virtual import VirtualClock
 
 S = InstanceState
@@ -66,6 +67,7 @@ class Machine:
     flaky: Callable[[], float]  # The chance that an instance fails once after it became ready.
     is_up: bool = True
     view: View = View()
+    is_refusing: bool = False  # Its Envoy did not take what it was told last.
     counted: dict[FleetId, Window] = field(default_factory=dict)
     instances: dict[InstanceId, Instance] = field(default_factory=dict)
     say: Callable[[InstanceStatus], None] = lambda status: None
@@ -108,9 +110,9 @@ class Machine:
 
     async def _live(self, instance: Instance) -> None:
         """Start; run or fail as the version's temper has it; start again, later each time."""
-        temper, restarts = self.temper_of(instance.spec), 0
+        restarts = 0
         while True:
-            why = await self._run_once(instance, temper)
+            why = await self._run_once(instance, self.temper_of(instance.spec))
             restarts += 1
             instance.is_serving = False
             self._become(instance, S.BACKOFF, why=why, restarts=restarts)

@@ -15,6 +15,7 @@ from aether_core.model import (
     Fleet,
     FleetId,
     InstanceState,
+    InstanceStatus,
     NodeId,
     NodeStatus,
     RouteTable,
@@ -31,7 +32,8 @@ S = DeploymentState
 LEADERS_OWN = (keys.FLEETS, keys.ROUTES, keys.INSTANCES, keys.TRIALS)
 KEEPS_OLD_WHOLE = ("immediate", "canary", "blue_green", "ab_test")
 FORWARD = (S.DEPLOYING, S.DEPLOYED, S.ROUTING, S.PROMOTING)
-ENDING = (S.DRAINING, S.COMPLETED, S.ROLLED_BACK, S.FAILED)
+#: By so much may a leader's mirror be behind in the worst weather.
+LAG_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ class Referee:
         self._machines = machines
         #: Fleets that lost an instance to a fault and are not whole again.
         self._wounded: set[FleetId] = set()
+        self._hurt_at_s: dict[FleetId, float] = {}
         #: What an Envoy must have loaded before it is held to anything: it was away.
         self._due: dict[NodeId, int] = {}
+        self._gone_at_s: dict[NodeId, float] = {}
         self._routed: set[str] = set()  # Deployments that moved traffic.
         self._term = 0
 
@@ -70,6 +74,7 @@ class Referee:
 
     def hurt(self, fleet: FleetId) -> None:
         self._wounded.add(fleet)
+        self._hurt_at_s[fleet] = asyncio.get_running_loop().time()
 
     def on_commit(self, commit: Commit) -> None:
         before = self._before(commit)
@@ -115,6 +120,7 @@ class Referee:
                 node = NodeId(change.key.removeprefix(keys.NODE_STATUSES))
                 if change.entry is None:
                     self.note(f"{node} counts as gone")
+                    self._gone_at_s[node] = asyncio.get_running_loop().time()
                     for instance in self._machines[node].instances.values():
                         self.hurt(instance.assignment.fleet)
                 else:
@@ -223,9 +229,18 @@ class Referee:
             self._check_known(before.table, table)
 
     def _check_known(self, was: RouteTable, now: RouteTable) -> None:
-        """Whoever gets traffic anew has an instance that every live Envoy knows."""
+        """Whoever gets traffic anew has an instance that lives, and every live Envoy knows one."""
         had = {fleet for shares in was.shares.values() for fleet in shares}
-        for fleet in {fleet for shares in now.shares.values() for fleet in shares} - had:
+        new = {fleet for shares in now.shares.values() for fleet in shares} - had
+        ready = [
+            status
+            for status in self.mirror.all(InstanceStatus, keys.INSTANCE_STATUSES)
+            if status.state == InstanceState.READY and self._lives(status.node)
+        ]
+        for fleet in sorted(new):
+            is_hurt_now = self._is_recent(self._hurt_at_s.get(fleet))
+            if not is_hurt_now and not any(status.fleet == fleet for status in ready):
+                self.blame(f"'{fleet}' gets traffic, no instance of it lives")
             for machine in self._held():
                 if fleet not in self._wounded and not machine.view.endpoints.get(fleet):
                     self.blame(f"'{fleet}' gets traffic, {machine.id} knows no instance of it")
@@ -300,18 +315,39 @@ class Referee:
         running = (self._machines[n].instances.get(i) for n in self._machines for i in known)
         return sum(instance is not None and instance.is_serving for instance in running)
 
+    def _lives(self, node: NodeId) -> bool:
+        """Return whether a leader may still think that the node does."""
+        is_there = self.mirror.entry(keys.node_status(node)) is not None
+        return is_there or self._is_recent(self._gone_at_s.get(node))
+
+    def _is_recent(self, moment_s: float | None) -> bool:
+        """Return whether a leader may not have heard of what happened then."""
+        return moment_s is not None and asyncio.get_running_loop().time() - moment_s < LAG_S
+
     def _heal(self) -> None:
+        """A fleet is whole again when every held Envoy knows all of it, on nodes that live."""
         fleets, held = self._fleets(), list(self._held())
+        live = {status.id for status in self.mirror.all(NodeStatus, keys.NODE_STATUSES)}
         for fleet in list(self._wounded):
             wanted = fleets[fleet].instances if fleet in fleets else 0
-            if wanted and all(self.serving_for(machine, fleet) >= wanted for machine in held):
+            there = {
+                name
+                for node in live
+                for name, instance in self._machines[node].instances.items()
+                if instance.assignment.fleet == fleet
+                and instance.is_serving
+                and self.mirror.entry(keys.assignment(node, name))
+            }
+            known = [there & machine.view.endpoints.get(fleet, frozenset()) for machine in held]
+            if wanted and known and all(len(names) >= wanted for names in known):
                 self._wounded.discard(fleet)
 
     def _held(self) -> Iterable[Machine]:
-        """Return the live machines whose Envoy is up to date since they came back."""
+        """Return the live machines whose Envoy loads, and has loaded all since they came back."""
         for status in self.mirror.all(NodeStatus, keys.NODE_STATUSES):
             machine = self._machines[status.id]
-            if machine.is_up and machine.view.revision >= self._due.get(status.id, 0):
+            is_able = machine.is_up and not machine.is_refusing
+            if is_able and machine.view.revision >= self._due.get(status.id, 0):
                 yield machine
 
     # The end
@@ -320,6 +356,9 @@ class Referee:
         """Return what is not as it should be once a deployment is over and faults have stopped."""
         lacking = []
         table, fleets = self._table(), self._fleets()
+        live = {status.id for status in self.mirror.all(NodeStatus, keys.NODE_STATUSES)}
+        if len(live) < len(self._machines):
+            lacking.append(f"only {sorted(live)} live")
         wanted = {name: {fleet.id: WHOLE_SHARE_BP} for name, fleet in self.serving.items()}
         if table.shares != wanted:
             lacking.append(f"shares are {table.shares}, not {wanted}")

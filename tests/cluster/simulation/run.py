@@ -12,10 +12,11 @@ from typing import Any, cast
 from aether_core import keys
 from aether_core.api import deployments as api
 from aether_core.api.auth import Caller
+from aether_core.api.begin import Wish
 from aether_core.deployment import Ask, Deployment
 from aether_core.election import leader_of
 from aether_core.errors import AetherError, Conflict, Unavailable
-from aether_core.evidence import LATENCY_BOUNDS_MS
+from aether_core.evidence import LATENCY_BOUNDS_MS, Window
 from aether_core.model import (
     ArtifactRecord,
     ArtifactState,
@@ -29,7 +30,6 @@ from aether_core.model import (
 )
 from aether_core.node import Node
 from aether_core.store import put
-from aether_core.traffic import Window
 from tests.cluster.simulation.agent import Agent, Manners
 from tests.cluster.simulation.link import Link, Weather
 from tests.cluster.simulation.machine import Machine, Temper
@@ -149,6 +149,7 @@ class Cluster:
             state = await self._await_end(deployment, calm_s)
         finally:
             await _cancelled(asking)
+        self.tempers = {}  # Whatever landed gets well: what is checked is how it was deployed.
         self.referee.note(f"{deployment} ended {state} after {calm_s - began_s:.0f} s of storm")
         await self._await_settled(deployment)
         return state
@@ -164,7 +165,7 @@ class Cluster:
 
     async def _begin(self, wave: Wave, number: int) -> str:
         if wave.document is not None:
-            wish = api.Wish(blueprint=wave.document)
+            wish = Wish(blueprint=wave.document)
             answer = await self._call(lambda node, id: api.deploy(wish, id, CALLER, node))
         else:
             answer = await self._call(lambda node, id: api.undeploy("shop", id, CALLER, node))
@@ -247,6 +248,8 @@ class Cluster:
             (storm.cut_each_s, self._cut),
         )
         tasks = [asyncio.create_task(_each(p, s, self.chance)) for p, s in strikes if p]
+        if storm.outage_s:
+            tasks.append(asyncio.create_task(self._outage(storm.outage_s)))
         with suppress(TimeoutError):
             async with asyncio.timeout(storm.lasts_s):
                 while not self._deployment(deployment).is_over:
@@ -294,6 +297,13 @@ class Cluster:
             agent.link.is_cut = True
             await asyncio.sleep(self.chance.choice((0.5, 4.0, 12.0)))
             agent.link.is_cut = False
+
+    async def _outage(self, lasts_s: float) -> None:
+        await asyncio.sleep(self.chance.uniform(0.0, 10.0))
+        self.referee.note("the store is out of reach")
+        self.weather.is_out = True
+        await asyncio.sleep(lasts_s)
+        self.weather.is_out = False
 
     def _victim(self) -> NodeId:
         leader = leader_of(self.referee.mirror)

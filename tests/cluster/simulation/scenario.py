@@ -31,6 +31,7 @@ class Storm:
     machine_dies_each_s: float | None = None
     pause_each_s: float | None = None
     cut_each_s: float | None = None
+    outage_s: float | None = None  # Once, nobody reaches the store for so long.
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def _storm(chance: Random) -> Storm:
         relisted=some(0.02, 0.1),
     )
     return Storm(
-        lasts_s=chance.choice((5.0, 20.0, 40.0, 80.0)),
+        lasts_s=chance.choice((5.0, 20.0, 40.0, 80.0, 160.0)),
         weather=weather,
         slow_apply=some(0.02, 0.1),
         rejected=some(0.02, 0.1),
@@ -235,4 +236,5 @@ def _storm(chance: Random) -> Storm:
         machine_dies_each_s=some(8.0, 25.0) or None,
         pause_each_s=some(5.0, 15.0) or None,
         cut_each_s=some(5.0, 15.0) or None,
+        outage_s=some(10.0, 60.0, 150.0) or None,
     )
