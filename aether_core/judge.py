@@ -85,8 +85,8 @@ class Metric:
 
 
 ERRORS = Metric("errors", ERROR_PRIOR, 0.88, 1.25, 2.0, 0.01)
-TAIL = Metric("slow requests", LATENCY_PRIOR, 0.03, 1.25, 2.0, 0.05)
-CENTRE = Metric("slower than the old median", LATENCY_PRIOR, 0.02, 1.2, 1.5, 0.25)
+TAIL = Metric("slow requests", LATENCY_PRIOR, 0.01, 1.25, 2.0, 0.05)
+CENTRE = Metric("slower than the old median", LATENCY_PRIOR, 0.01, 1.2, 1.5, 0.25)
 OUTBURST_WEIGHT = 0.02
 SPELLS_WEIGHT = 0.05
 CALM_BLOCKS = 900.0  # Until it shows more, a healthy version has a slow spell in 15 hours.
