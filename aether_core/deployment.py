@@ -126,11 +126,12 @@ REMOVAL = Stage(share=1.0, new_fraction=0.0, old_fraction=0.0)
 def longest_s(stages: tuple[Stage, ...], deadline_s: float) -> float:
     """Return after how long a deployment is over, whatever happens.
 
-    At each stage instances become healthy, then Envoys confirm, then it holds; then the old
-    instances drain, or the new ones do after a rollback, which itself is given twice the time.
+    At each stage instances become healthy, are still so when traffic moves, Envoys confirm; then
+    it holds. A removal has one such stage. Then the old instances drain, or the new ones do after
+    a rollback, which itself is given twice the time.
     """
     holds_s = sum(max(stage.hold_s, stage.patience_s) for stage in stages)
-    return (2 * len(stages) + DEADLINES_TO_END) * deadline_s + holds_s
+    return (3 * max(1, len(stages)) + DEADLINES_TO_END) * deadline_s + holds_s
 
 
 def move(

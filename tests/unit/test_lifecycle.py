@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_core import deployment, lifecycle
-from aether_core.deployment import Deployment, Move
+from aether_core.deployment import REMOVAL, Deployment, Move, longest_s
+from aether_core.drivers import Stage
 from aether_core.errors import IllegalMove
 from aether_core.model import (
     DeploymentState,
@@ -159,3 +160,13 @@ def test_a_node_is_admitted_when_it_lives_and_its_envoy_answers(
     assert (admitted is not None) is is_admitted
     if admitted is not None:
         assert (admitted.state, admitted.since) == ("ON_DUTY", LATER)
+
+
+@pytest.mark.parametrize("stages", [(), (REMOVAL,), (REMOVAL, replace(REMOVAL, patience_s=60.0))])
+def test_whatever_is_deployed_may_wait_before_it_has_to_turn_back(
+    stages: tuple[Stage, ...],
+) -> None:
+    end = START + timedelta(seconds=longest_s(stages, DEPLOYMENT.deadline_s))
+    planned = replace(DEPLOYMENT, stages=stages, deadline_at=end)
+    holds_s = sum(stage.patience_s for stage in stages)
+    assert planned.turn_back_at - START >= timedelta(seconds=DEPLOYMENT.deadline_s + holds_s)
