@@ -96,7 +96,10 @@ class Agent:
     async def _announce(self, lease: int) -> None:
         machine = self.machine
         status = NodeStatus(machine.id, CAPACITY, 1, "0", self.clock.at())
-        await self.link.commit([put(keys.node_status(machine.id), status, lease=lease)])
+        write = put(keys.node_status(machine.id), status, lease=lease)
+        with self.mirror.watching() as changed:
+            while not await replace_own(self.link, self.mirror, [write]):
+                await changed_or(changed, RETRY_S)
 
     async def _stand(self) -> None:
         async def lead(term: Term) -> None:
