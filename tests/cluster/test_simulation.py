@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 import pytest
 from loguru import logger
 
-from aether_core import rollout
+from aether_core import keys, rollout
 from aether_core.deployment import Deployment
 from aether_core.leader import Leader
 from aether_core.model import DeploymentState
 from aether_core.rollout import Sight, Step
-from aether_core.store import Compare, Delete, Put
+from aether_core.store import Compare, Delete, Put, put
 from tests.cluster.simulate import play_all, replay
 from tests.cluster.simulation.run import play
 from tests.cluster.simulation.scenario import scenario
@@ -53,7 +53,7 @@ def capacity_before_routes(patch: pytest.MonkeyPatch) -> None:
         taken = give_up(deployment, sight, why=why, **more)  # type: ignore[arg-type]
         news = [c.new for c in deployment.changes if c.new and not rollout._stays(c)]
         kept = {write.key for write in taken.writes}
-        emptied = [rollout.put(rollout.keys.fleet(f.id), replace(f, instances=0)) for f in news]
+        emptied = [put(keys.fleet(f.id), replace(f, instances=0)) for f in news]
         return replace(taken, writes=(*taken.writes, *(e for e in emptied if e.key not in kept)))
 
     patch.setattr(rollout, "_give_up", hasty)

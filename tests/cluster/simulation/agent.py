@@ -88,7 +88,7 @@ class Agent:
                 await loop()
             except AetherError:
                 pass  # As in the product: it begins again.
-            except Exception as error:  # noqa: BLE001  A defect: the seed has failed.
+            except Exception as error:  # A defect: the seed has failed.
                 self._on_defect(f"{self.link.author} raised {type(error).__name__}: {error}")
                 raise
             await self.clock.sleep(RETRY_S)

@@ -1,4 +1,4 @@
-"""What is there whoever looks: machines with an Envoy and running instances. No decision is here."""
+"""What is there, whoever looks: machines, each with an Envoy and running instances."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -38,7 +38,7 @@ class View:
     """What an Envoy answers by, as of `revision`: shares, and the instances it would send to."""
 
     revision: int = 0
-    routes: RouteTable = RouteTable()
+    routes: RouteTable = field(default_factory=RouteTable)
     endpoints: dict[FleetId, frozenset[InstanceId]] = field(default_factory=dict)
 
 
@@ -50,7 +50,6 @@ class Instance:
     spec: InstanceSpec
     status: InstanceStatus
     is_serving: bool = False
-    is_leaving: bool = False
     life: asyncio.Task[None] | None = None
 
 
