@@ -28,7 +28,7 @@ from aether_core.clock import SystemClock
 from aether_core.config import resolve
 from aether_core.deployment import Deployment
 from aether_core.drivers import ProviderContext
-from aether_core.election import Presence, Term, campaign, changed_or
+from aether_core.election import RETRY_S, Presence, Term, campaign, changed_or
 from aether_core.envoy import World
 from aether_core.errors import AetherError
 from aether_core.hookspecs import DeploymentMoved
@@ -253,7 +253,11 @@ class Agent:
             agent_version=__version__,
             started_at=node.clock.at(),
         )
-        await node.joined_store().commit([put(keys.node_status(node.id), status, lease=lease)])
+        write = put(keys.node_status(node.id), status, lease=lease)
+        with node.mirror.watching() as changed:
+            # Else one that comes late, with a lease given up since, would take ours with its end.
+            while not await replace_own(node.joined_store(), node.mirror, [write]):
+                await changed_or(changed, RETRY_S)
 
     async def stand(self) -> None:
         """Stand for election, lead while elected."""

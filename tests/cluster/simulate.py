@@ -1,37 +1,65 @@
-"""Play seeds by hand: `python -m tests.cluster.simulate 123`, or `--seeds 5000` from 0 on."""
+"""Plays seeds: `python -m tests.cluster.simulate 123` shows one, `--seeds 5000` plays that many."""
 
 import argparse
+import multiprocessing
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 from loguru import logger
 
-from tests.cluster.simulation.run import play
+from tests.cluster.simulation.run import Outcome, play
 
-TRACE_LINES = 200
+# Given to a process at once: enough to be worth the way, few enough to see failures soon.
+CHUNK = 5
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("seed", nargs="?", type=int)
-    parser.add_argument("--seeds", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("seed", nargs="?", type=int, help="show what happens in this one")
+    parser.add_argument("--seeds", type=int, default=1000, help="play so many, in all processes")
+    parser.add_argument("--first", type=int, default=0, help="of these seeds")
     wanted = parser.parse_args()
-    logger.remove()
     if wanted.seed is not None:
-        outcome = play(wanted.seed)
-        print("\n".join(outcome.trace[-TRACE_LINES:]))
-        print(f"seed {outcome.seed}: {outcome.seconds:.0f} virtual s, {outcome.states}")
-        return bool(outcome.violations)
+        return _show(wanted.seed)
     failed, ends = 0, Counter[str]()
-    for seed in range(wanted.first, wanted.first + wanted.seeds):
-        outcome = play(seed)
+    for outcome in play_all(range(wanted.first, wanted.first + wanted.seeds)):
         ends.update(outcome.states)
         if outcome.violations:
             failed += 1
-            print(f"python -m tests.cluster.simulate {seed}  # {outcome.violations[0]}", flush=True)
-    print(f"{wanted.seeds} seeds, {failed} failed; deployments ended {dict(ends)}")
+            _say(replay(outcome))
+    _say(f"{wanted.seeds} seeds, {failed} failed; deployments ended {dict(ends)}")
     return bool(failed)
+
+
+def play_all(seeds: Iterable[int]) -> Iterator[Outcome]:
+    """Yield what each seed showed, played by as many processes as there are cores."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(mp_context=context, initializer=_be_quiet) as pool:
+        yield from pool.map(play, seeds, chunksize=CHUNK)
+
+
+def replay(outcome: Outcome) -> str:
+    """Return the line that shows a failure again, and what it was."""
+    return f"python -m tests.cluster.simulate {outcome.seed}  # {outcome.violations[0]}"
+
+
+def _be_quiet() -> None:
+    logger.remove()
+
+
+def _show(seed: int) -> int:
+    _be_quiet()
+    outcome = play(seed)
+    _say("\n".join(outcome.trace))
+    _say(f"seed {seed}: {outcome.seconds:.0f} virtual seconds, {', '.join(outcome.states)}")
+    return bool(outcome.violations)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Agent:
                 await loop()
             except AetherError:
                 pass  # As in the product: it begins again.
-            except Exception as error:  # A defect ends the run, by name.
+            except Exception as error:  # A defect: the seed has failed.
                 self._on_defect(f"{self.link.author} raised {type(error).__name__}: {error}")
                 raise
             await self.clock.sleep(RETRY_S)
@@ -96,7 +96,10 @@ class Agent:
     async def _announce(self, lease: int) -> None:
         machine = self.machine
         status = NodeStatus(machine.id, CAPACITY, 1, "0", self.clock.at())
-        await self.link.commit([put(keys.node_status(machine.id), status, lease=lease)])
+        write = put(keys.node_status(machine.id), status, lease=lease)
+        with self.mirror.watching() as changed:
+            while not await replace_own(self.link, self.mirror, [write]):
+                await changed_or(changed, RETRY_S)
 
     async def _stand(self) -> None:
         async def lead(term: Term) -> None:

@@ -16,13 +16,14 @@ T = TypeVar("T")
 TRAVEL_S = (0.0005, 0.004)
 SLOW_S = (0.05, 1.5)
 TIMEOUT_S = 2.0
+POLL_S = 0.1
 # A write whose answer was lost may still reach the log this much later.
 LATE_S = (0.01, 4.0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Weather:
-    """How bad the network is now, as chances per message; all zero when faults have stopped."""
+    """How bad the network is, as chances per message."""
 
     slow: float = 0.0
     lost: float = 0.0  # The request never arrives.
@@ -40,8 +41,8 @@ class Link:
         store: MemoryStore,
         author: str,
         chance: Random,
-        weather: Weather,
-        on_commit: Callable[[], None] = lambda: None,
+        weather: Callable[[], Weather],
+        on_commit: Callable[[], None],
     ) -> None:
         self.author = author
         self.is_cut = False
@@ -81,16 +82,16 @@ class Link:
             async with aclosing(self._store.watch(prefix)) as batches:
                 async for batch in batches:
                     await self._travel()
-                    while self.is_cut or self._weather.is_out:
-                        await asyncio.sleep(0.1)
+                    while self._is_away():
+                        await asyncio.sleep(POLL_S)
                     yield batch
-                    if self._chance.random() < self._weather.relisted:
+                    if self._chance.random() < self._weather().relisted:
                         break
 
     async def _ask(self, read: Callable[[], T]) -> T:
         await self._travel()
         await self._refuse_cut()
-        if self._chance.random() < self._weather.lost + self._weather.unheard:
+        if self._chance.random() < self._weather().lost + self._weather().unheard:
             await asyncio.sleep(TIMEOUT_S)
             raise NoQuorum("no answer")
         answer = read()
@@ -100,7 +101,7 @@ class Link:
     async def _tell(self, write: Callable[[], T]) -> T:
         await self._travel()
         await self._refuse_cut()
-        fate, weather = self._chance.random(), self._weather
+        fate, weather = self._chance.random(), self._weather()
         if fate < weather.lost:
             await asyncio.sleep(TIMEOUT_S)
             raise OutcomeUnknown("no answer, and nothing was written")
@@ -118,12 +119,15 @@ class Link:
         return answer
 
     async def _travel(self) -> None:
-        is_slow = self._chance.random() < self._weather.slow
+        is_slow = self._chance.random() < self._weather().slow
         await asyncio.sleep(self._chance.uniform(*(SLOW_S if is_slow else TRAVEL_S)))
         await self.running.wait()
 
+    def _is_away(self) -> bool:
+        return self.is_cut or self._weather().is_out
+
     async def _refuse_cut(self) -> None:
-        if self.is_cut or self._weather.is_out:
+        if self._is_away():
             await asyncio.sleep(TIMEOUT_S)
             raise NoQuorum("cut off from the store")
 

@@ -1,4 +1,4 @@
-"""What is there whoever looks: machines with an Envoy and running instances. It decides nothing."""
+"""What is there, whoever looks: machines, each with an Envoy and running instances."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -50,7 +50,6 @@ class Instance:
     spec: InstanceSpec
     status: InstanceStatus
     is_serving: bool = False
-    is_leaving: bool = False
     life: asyncio.Task[None] | None = None
 
 

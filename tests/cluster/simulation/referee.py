@@ -83,15 +83,15 @@ class Referee:
         self._check_fence(commit, before)
         for change in commit.changes:
             if change.key.startswith(keys.DEPLOYMENTS):
-                id = change.key.removeprefix(keys.DEPLOYMENTS)
-                self._check_move(before.deployments[id], self._deployment(id))
+                name = change.key.removeprefix(keys.DEPLOYMENTS)
+                self._check_move(before.deployments[name], self._deployment(name))
         self._check_one_active()
         touched = {keys.family(change.key) + "/" for change in commit.changes}
         if keys.ROUTES + "/" in touched or keys.FLEETS in touched:
             self._check_shares()
-            self._check_turned_away(commit, before)
+            self._check_turned_away(before)
         if keys.ROUTES + "/" in touched:
-            self._check_route_change(commit, before)
+            self._check_route_change(before)
         if keys.FLEETS in touched:
             self._check_capacity()
         if keys.INSTANCES in touched or keys.SLICES in touched:
@@ -101,13 +101,13 @@ class Referee:
 
     def _before(self, commit: Commit) -> _Before:
         mirror = self.mirror
-        ids = [
+        names = [
             change.key.removeprefix(keys.DEPLOYMENTS)
             for change in commit.changes
             if change.key.startswith(keys.DEPLOYMENTS)
         ]
         return _Before(
-            deployments={id: self._deployment(id) for id in ids},
+            deployments={name: self._deployment(name) for name in names},
             table=self._table(),
             fleets=self._fleets(),
             records={r.name: r for r in mirror.all(SliceRecord, keys.SLICES)},
@@ -130,9 +130,9 @@ class Referee:
         """Whoever writes what is the leader's compares its term; terms never go back."""
         own = [c.key for c in commit.changes if c.key.startswith(LEADERS_OWN)]
         moved = [
-            id
-            for id, old in before.deployments.items()
-            if old is not None and not _is_only_asked(old, self._deployment(id))
+            name
+            for name, old in before.deployments.items()
+            if old is not None and not _is_only_asked(old, self._deployment(name))
         ]
         terms = [c.created for c in commit.compares if c.key == keys.LEADER and c.created]
         forgotten = [d for d in moved if self._deployment(d) is None]
@@ -200,19 +200,20 @@ class Referee:
             if route.slice not in table.shares:
                 self.blame(f"'{route.slice}' has a route and no shares")
 
-    def _check_route_change(self, commit: Commit, before: _Before) -> None:
+    def _check_route_change(self, before: _Before) -> None:
         """Traffic moves with a deployment: to its stage's share, or back, and only where known."""
         table = self._table()
         if table == before.table:
             return
-        moved = [d for id in before.deployments if (d := self._deployment(id)) is not None]
+        moved = [d for name in before.deployments if (d := self._deployment(name)) is not None]
         if len(moved) != 1:
             self.blame(f"routes changed with deployments {[d.id for d in moved]}")
             return
         (deployment,) = moved
         old = before.deployments[deployment.id]
         for change in deployment.trials:
-            assert change.new is not None and change.old is not None  # noqa: PT018
+            assert change.new, "a trial has one"
+            assert change.old, "a trial has one"
             was = before.table.shares.get(change.slice, {}).get(change.new.id, 0)
             now = table.shares.get(change.slice, {}).get(change.new.id, 0)
             if deployment.state == S.ROUTING:
@@ -245,26 +246,24 @@ class Referee:
                 if fleet not in self._wounded and not machine.view.endpoints.get(fleet):
                     self.blame(f"'{fleet}' gets traffic, {machine.id} knows no instance of it")
 
-    def _check_turned_away(self, commit: Commit, before: _Before) -> None:
-        """A fleet is emptied only when no live Envoy sends it anything."""
-        forced = {
-            fleet
-            for id, old in before.deployments.items()
-            if old is not None
-            and old.state == S.ROLLING_BACK
-            and (new := self._deployment(id)) is not None
-            and new.state == S.FAILED
-            for change in new.changes
-            if change.new is not None
-            for fleet in (change.new.id,)
-        }
-        fleets = self._fleets()
-        for id, old in before.fleets.items():
-            is_emptied = old.instances and (id not in fleets or not fleets[id].instances)
-            if is_emptied and id not in forced:
+    def _check_turned_away(self, before: _Before) -> None:
+        """A fleet is emptied only when no live Envoy sends it anything; but for the last resort."""
+        fleets, forced = self._fleets(), self._forced(before)
+        for name, old in before.fleets.items():
+            is_emptied = old.instances and (name not in fleets or not fleets[name].instances)
+            if is_emptied and name not in forced:
                 for machine in self._held():
-                    if machine.view.routes.shares.get(slice_of(id), {}).get(id):
-                        self.blame(f"'{id}' is emptied while {machine.id} sends it requests")
+                    if machine.view.routes.shares.get(slice_of(name), {}).get(name):
+                        self.blame(f"'{name}' is emptied while {machine.id} sends it requests")
+
+    def _forced(self, before: _Before) -> set[FleetId]:
+        """Return the new fleets of rollbacks that have just been given up."""
+        found: set[FleetId] = set()
+        for name, old in before.deployments.items():
+            new = self._deployment(name)
+            if old and new and (old.state, new.state) == (S.ROLLING_BACK, S.FAILED):
+                found |= {change.new.id for change in new.changes if change.new is not None}
+        return found
 
     def _check_capacity(self) -> None:
         fleets = self._fleets()
@@ -272,7 +271,8 @@ class Referee:
             if deployment.state not in (*FORWARD, S.ROLLING_BACK):
                 continue
             for change in deployment.trials:
-                assert change.new is not None and change.old is not None  # noqa: PT018
+                assert change.new, "a trial has one"
+                assert change.old, "a trial has one"
                 old = fleets[change.old.id].instances if change.old.id in fleets else 0
                 new = fleets[change.new.id].instances if change.new.id in fleets else 0
                 if deployment.strategy in KEEPS_OLD_WHOLE:
@@ -325,20 +325,21 @@ class Referee:
         return moment_s is not None and asyncio.get_running_loop().time() - moment_s < LAG_S
 
     def _heal(self) -> None:
-        """A fleet is whole again when every held Envoy knows all of it, on nodes that live."""
-        fleets, held = self._fleets(), list(self._held())
-        live = {status.id for status in self.mirror.all(NodeStatus, keys.NODE_STATUSES)}
+        """A fleet is whole again when every live Envoy knows all of it, on nodes that live."""
+        fleets = self._fleets()
+        statuses = self.mirror.all(NodeStatus, keys.NODE_STATUSES)
+        live = [self._machines[status.id] for status in statuses]
         for fleet in list(self._wounded):
             wanted = fleets[fleet].instances if fleet in fleets else 0
             there = {
                 name
-                for node in live
-                for name, instance in self._machines[node].instances.items()
+                for machine in live
+                for name, instance in machine.instances.items()
                 if instance.assignment.fleet == fleet
                 and instance.is_serving
-                and self.mirror.entry(keys.assignment(node, name))
+                and self.mirror.entry(keys.assignment(machine.id, name))
             }
-            known = [there & machine.view.endpoints.get(fleet, frozenset()) for machine in held]
+            known = [there & machine.view.endpoints.get(fleet, frozenset()) for machine in live]
             if wanted and known and all(len(names) >= wanted for names in known):
                 self._wounded.discard(fleet)
 
@@ -362,7 +363,7 @@ class Referee:
         wanted = {name: {fleet.id: WHOLE_SHARE_BP} for name, fleet in self.serving.items()}
         if table.shares != wanted:
             lacking.append(f"shares are {table.shares}, not {wanted}")
-        there = {id: fleet.instances for id, fleet in fleets.items()}
+        there = {name: fleet.instances for name, fleet in fleets.items()}
         if there != {fleet.id: fleet.instances for fleet in self.serving.values()}:
             lacking.append(f"fleets are {there}")
         running = [i for m in self._machines.values() for i in m.instances.values()]
@@ -405,7 +406,8 @@ def _is_only_asked(old: Deployment, new: Deployment | None) -> bool:
 
 def _least(deployment: Deployment, change: SliceChange) -> int:
     """Return how many instances of old and new a rolling deployment wants at least."""
-    assert change.new is not None and change.old is not None  # noqa: PT018
+    assert change.new, "a trial has one"
+    assert change.old, "a trial has one"
     size = max(c.new.instances for c in deployment.trials if c.new is not None)
     missing = deployment.options.get("max_unavailable", 0)
     if isinstance(missing, str):
