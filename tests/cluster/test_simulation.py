@@ -24,7 +24,7 @@ from tests.cluster.simulation.run import play
 from tests.cluster.simulation.scenario import scenario
 
 FIXED_SEEDS = 300
-FRESH_SEEDS = 20
+FRESH_SEEDS = 5
 # One of the first so many seeds has to catch a saboteur.
 SABOTEUR_SEEDS = 100
 
