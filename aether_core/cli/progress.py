@@ -10,7 +10,7 @@ from aether_core.cli.show import Live, Output, size
 from aether_core.client import Client
 from aether_core.errors import AetherError, RolledBack, WaitTimedOut
 
-POLL_S = 0.25
+POLL_S = 0.1
 OVER = ("COMPLETED", "FAILED", "ROLLED_BACK")
 
 

@@ -10,7 +10,7 @@ from aether_core.cli.show import Live
 from aether_core.client import path_of
 from aether_core.errors import WaitTimedOut
 
-POLL_S = 0.25
+POLL_S = 0.1
 
 
 @click.command()
