@@ -94,6 +94,8 @@ class Rollouts:
             state = await self._await_end(deployment, asyncio.get_running_loop().time())
         finally:
             await cancelled(asking)
+        is_lost = wave.must_land and state != "COMPLETED"
+        self._fail_if(is_lost, f"'{deployment}' ended {state} although nothing was wrong")
         cluster.tempers = {}  # What landed gets well: how it was deployed is what counts.
         self._referee.note(f"{deployment} ended {state}")
         await self._await_settled(deployment)

@@ -59,7 +59,10 @@ class Mood:
 
 @dataclass(frozen=True)
 class Wave:
-    """One deployment. `document` None: the blueprint's removal. `tempers`: by artifact."""
+    """One deployment. `document` None: the blueprint's removal. `tempers`: by artifact.
+
+    `must_land`: nothing speaks against it, so it has to be COMPLETED.
+    """
 
     document: dict[str, Any] | None
     tempers: dict[str, Temper]
@@ -67,6 +70,7 @@ class Wave:
     storm: Storm
     asks: tuple[tuple[float, Ask], ...]  # Seconds after its beginning.
     requests_s: int  # Per slice and node.
+    must_land: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,8 @@ def scenario(seed: int) -> Scenario:
     waves = [_calm_wave(pieces, "immediate")]
     for _ in range(chance.choice((1, 1, 2))):
         if pieces and chance.random() < 0.04:
-            waves.append(
-                replace(_calm_wave(pieces, "immediate"), document=None, storm=_storm(chance))
-            )
+            storm, removal = _storm(chance), replace(_calm_wave(pieces, ""), document=None)
+            waves.append(replace(removal, storm=storm, must_land=storm == Storm()))
             pieces = {}
         else:
             pieces = _changed(chance, pieces, newest)
@@ -152,7 +155,7 @@ def _wave(chance: Random, pieces: Pieces, newest: dict[str, int]) -> Wave:
 
 def _calm_wave(pieces: Pieces, kind: str) -> Wave:
     strategy = {"kind": kind, "deadline_s": 20.0}
-    return Wave(_document(pieces, strategy), {}, Mood(), Storm(), (), 20)
+    return Wave(_document(pieces, strategy), {}, Mood(), Storm(), (), 20, must_land=True)
 
 
 def _document(pieces: Pieces, strategy: dict[str, Any]) -> dict[str, Any]:
