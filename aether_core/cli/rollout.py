@@ -113,10 +113,10 @@ def _ask(session: Session, body: dict[str, Any], *, detach: bool, goes_back: boo
         async with session.client() as client:
             before = await client.get("/v1/deployments/current", name=body["name"])
             asked = await client.post("/v1/deployments/ask", body)
+            session.out.say(f"{asked['asked']} of '{asked['id']}' asked for")
+            if session.out.is_json:
+                session.out.line("asked", asked)
             if detach:
-                if session.out.is_json:
-                    session.out.line("asked", asked)
-                session.out.say(f"{asked['asked']} of '{asked['id']}' asked for")
                 return
             try:
                 told = len(before["deployment"]["history"])

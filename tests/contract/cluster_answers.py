@@ -40,6 +40,8 @@ FLEET = {
     "ready": 2,
     "running": 2,
     "share_bp": 10_000,
+    "variant": "",
+    "counted": None,
 }
 INSTANCES = [
     {"id": f"web-{i}", "fleet": "web@1.0.0-abc", "node": "node-1", "state": "READY", "why": ""}
@@ -71,6 +73,9 @@ PLAN = {
 }
 
 
+MOVE = {"at": "2026-01-01T00:00:00.000Z", "stage": 0, "inputs": {}}
+
+
 def deployment(state: str = "COMPLETED", why: str = "the old instances have stopped") -> Any:
     return {
         "deployment": {
@@ -80,10 +85,16 @@ def deployment(state: str = "COMPLETED", why: str = "the old instances have stop
             "strategy": "immediate",
             "state": state,
             "since": AT,
-            "history": [{"at": "2026-01-01T00:00:00.000Z", "state": state, "why": why}],
+            "by": "test",
+            "deadline_at": AT,
+            "stages": [],
+            "stage": 0,
+            "asking": None,
+            "history": [MOVE | {"state": state, "why": why}],
             "failures": [],
         },
         "fleets": [FLEET],
+        "judgements": {},
     }
 
 
@@ -108,6 +119,7 @@ HEALTHY: dict[str, Answer] = {
     r"DELETE /v1/artifacts/web/1\.0\.0$": Answer(200, {"deleted": "web:1.0.0"}),
     r"POST /v1/plans$": Answer(200, PLAN),
     r"POST /v1/deployments$": Answer(200, {"id": "shop-1"}),
+    r"POST /v1/deployments/ask$": Answer(200, {"id": "shop-1", "asked": "promote"}),
     r"GET /v1/deployments$": Answer(200, {"deployments": [SUMMARY]}),
     r"GET /v1/deployments/current": Answer(200, deployment()),
     r"DELETE /v1/blueprints/shop$": Answer(200, {"id": "shop-1"}),
@@ -156,6 +168,12 @@ ASKING: dict[str, list[str]] = {
     "deploy status": ["deploy", "status"],
     "deploy status --watch": ["deploy", "status", "shop", "--watch"],
     "deploy list": ["deploy", "list"],
+    "deploy promote": ["deploy", "promote"],
+    "deploy rollback": ["deploy", "rollback"],
+    "deploy complete": ["deploy", "complete"],
+    "deploy variant remove": ["deploy", "variant", "remove", "B"],
+    "rollback": ["rollback"],
+    "explain": ["explain"],
     "undeploy": ["undeploy", "shop", "--yes"],
     "undeploy --detach": ["undeploy", "shop", "--yes", "--detach"],
     "scale": ["scale", "web", "--instances", "2"],
