@@ -24,7 +24,7 @@ from tests.cluster.simulation.run import play
 from tests.cluster.simulation.scenario import scenario
 
 FIXED_SEEDS = 150
-FRESH_SEEDS = 5
+FRESH_SEEDS = 2
 # One of the first so many seeds has to catch a saboteur.
 SABOTEUR_SEEDS = 100
 
