@@ -124,14 +124,15 @@ class Agent:
                 await changed_or(changed, RELOAD_S if loaded == -1 else None)
 
     async def _load_routes(self, revision: int) -> IngressStatus:
-        chance, manners, view = self._chance, self._manners, self._view(revision)
-        is_slow = chance.random() < manners.slow_apply
+        machine, chance, manners = self.machine, self._chance, self._manners
+        view, is_slow = self._view(revision), chance.random() < manners.slow_apply
+        machine.is_loading = True
         await self.clock.sleep(chance.uniform(*(SLOW_APPLY_S if is_slow else APPLY_S)))
-        self.machine.is_refusing = chance.random() < manners.rejected
-        if self.machine.is_refusing:
-            return IngressStatus(self.machine.id, 0, "Envoy refuses")
-        self.machine.view = view
-        return IngressStatus(self.machine.id, revision)
+        machine.is_loading, machine.is_refusing = False, chance.random() < manners.rejected
+        if machine.is_refusing:
+            return IngressStatus(machine.id, 0, "Envoy refuses")
+        machine.view = view
+        return IngressStatus(machine.id, revision)
 
     def _view(self, revision: int) -> View:
         mirror = self.mirror

@@ -66,6 +66,7 @@ class Machine:
     flaky: Callable[[], float]  # The chance that an instance fails once after it became ready.
     is_up: bool = True
     view: View = View()
+    is_loading: bool = False
     is_refusing: bool = False  # Its Envoy did not take what it was told last.
     counted: dict[FleetId, Window] = field(default_factory=dict)
     instances: dict[InstanceId, Instance] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from aether_core.model import (
     DeploymentState,
     Fleet,
     FleetId,
+    InstanceId,
     InstanceState,
     InstanceStatus,
     NodeId,
@@ -303,11 +304,25 @@ class Referee:
     def check_requests(self) -> None:
         """Every live Envoy has somewhere to send requests to, but for what faults took."""
         self._heal()
+        self._check_rolling()
         for machine in self._held():
             for shares in machine.view.routes.shares.values():
                 for fleet in shares:
                     if fleet not in self._wounded and not self.serving_for(machine, fleet):
                         self.blame(f"{machine.id} has nowhere to send requests for '{fleet}'")
+
+    def _check_rolling(self) -> None:
+        """As many instances answer as a rolling deployment promises, but for what faults took."""
+        for deployment in self.mirror.all(Deployment, keys.DEPLOYMENTS):
+            if deployment.strategy != "rolling" or deployment.state not in FORWARD:
+                continue
+            for change in deployment.trials:
+                assert change.new, "a trial has one"
+                assert change.old, "a trial has one"
+                fleets = {change.old.id, change.new.id}
+                there = sum(len(self._there(fleet)) for fleet in fleets)
+                if not fleets & self._wounded and there < _least(deployment, change):
+                    self.blame(f"'{change.slice}' has {there} instances that answer: too few")
 
     def serving_for(self, machine: Machine, fleet: FleetId) -> int:
         """Return how many of the instances that its Envoy knows would answer."""
@@ -331,17 +346,21 @@ class Referee:
         live = [self._machines[status.id] for status in statuses]
         for fleet in list(self._wounded):
             wanted = fleets[fleet].instances if fleet in fleets else 0
-            there = {
-                name
-                for machine in live
-                for name, instance in machine.instances.items()
-                if instance.assignment.fleet == fleet
-                and instance.is_serving
-                and self.mirror.entry(keys.assignment(machine.id, name))
-            }
+            there = self._there(fleet)
             known = [there & machine.view.endpoints.get(fleet, frozenset()) for machine in live]
             if wanted and known and all(len(names) >= wanted for names in known):
                 self._wounded.discard(fleet)
+
+    def _there(self, fleet: FleetId) -> set[InstanceId]:
+        """Return the fleet's instances that answer and are to stay, on nodes that live."""
+        return {
+            name
+            for status in self.mirror.all(NodeStatus, keys.NODE_STATUSES)
+            for name, instance in self._machines[status.id].instances.items()
+            if instance.assignment.fleet == fleet
+            and instance.is_serving
+            and self.mirror.entry(keys.assignment(status.id, name))
+        }
 
     def _held(self) -> Iterable[Machine]:
         """Return the live machines whose Envoy loads, and has loaded all since they came back."""
@@ -376,9 +395,10 @@ class Referee:
         strange = sorted(i.assignment.id for i in running if i.assignment.fleet not in known)
         if strange:
             lacking.append(f"{strange} still run")
-        late = [m.id for m in self._machines.values() if m.view.routes != table]
+        machines = self._machines.values()
+        late = [m.id for m in machines if m.view.routes != table or m.is_loading]
         if late:
-            lacking.append(f"the Envoys of {late} route otherwise")
+            lacking.append(f"the Envoys of {late} have not loaded the routes")
         return lacking
 
     def _land(self, deployment: Deployment) -> None:
