@@ -228,12 +228,15 @@ class Referee:
         ):
             self.blame(f"routes changed while '{deployment.id}' became {deployment.state}")
         if deployment.state != S.FAILED:
-            self._check_known(before.table, table)
+            # A slice that a rollback brings back has one fleet, however it is: none is better off.
+            brought = table.shares.keys() - before.table.shares.keys()
+            is_back = deployment.state == S.ROLLING_BACK
+            self._check_known(before.table, table, but=brought if is_back else set())
 
-    def _check_known(self, was: RouteTable, now: RouteTable) -> None:
+    def _check_known(self, was: RouteTable, now: RouteTable, *, but: set[str]) -> None:
         """Whoever gets traffic anew has an instance that lives, and every live Envoy knows one."""
         had = {fleet for shares in was.shares.values() for fleet in shares}
-        new = {fleet for shares in now.shares.values() for fleet in shares} - had
+        new = {f for name, shares in now.shares.items() if name not in but for f in shares} - had
         ready = [
             status
             for status in self.mirror.all(InstanceStatus, keys.INSTANCE_STATUSES)
