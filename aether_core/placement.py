@@ -35,7 +35,8 @@ def place(
     """Bring every fleet to its wanted number of instances on `seats`.
 
     An assignment on a node that is no seat counts for nothing and is removed; so is one of a fleet
-    that no longer exists. Surplus goes from the fullest nodes first, newest instance first.
+    that no longer exists. Surplus goes from closed seats first, whose node may be gone, then from
+    the fullest nodes, newest instance first.
     """
     board = _Board(seats, dict(next_ordinals))
     wanted = {fleet.id: fleet for fleet in fleets}
@@ -91,7 +92,9 @@ class _Board:
         seated = self.of_fleet.get(fleet.id, [])
         while len(seated) > fleet.instances:
             per_node = Counter(assignment.node for assignment in seated)
-            surplus = max(seated, key=lambda a: (per_node[a.node], _age(a)))
+            surplus = max(
+                seated, key=lambda a: (a.node not in self.open, per_node[a.node], _age(a))
+            )
             self.sit(surplus, fleet, count=-1)
             self.remove.append(surplus)
 

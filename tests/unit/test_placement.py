@@ -84,6 +84,12 @@ def test_a_closed_seat_keeps_what_it_has_and_takes_nothing() -> None:
     assert shown(placing) == ["+web-2@n2", "+web-3@n2"]
 
 
+def test_surplus_goes_from_a_closed_seat_first() -> None:
+    closed = [Seat(NodeId("n1"), Resources(4, 0), is_open=False), *seats(2)[1:]]
+    both = seated(("web-1", "n1", "web@1"), ("web-2", "n2", "web@1"))
+    assert shown(place([fleet("web", 1)], both, closed, {"web": 3})) == ["-web-1@n1"]
+
+
 fleets_strategy = st.dictionaries(
     st.sampled_from(["a", "b", "c", "d"]),
     st.tuples(st.integers(0, 9), st.integers(0, 400)),
