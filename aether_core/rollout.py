@@ -146,8 +146,7 @@ def _await_routes(deployment: Deployment, sight: Sight) -> Step | None:
         held = move(deployment, S.PROMOTING, at=sight.at, why=why)
         return Step(held, _old_capacity(deployment, sight))
     if _has_waited(deployment, sight, deployment.deadline_s):
-        late = ", ".join(n for n, r in sight.confirmed.items() if r < sight.routes_revision)
-        return _give_up(deployment, sight, why=f"not confirmed in time by the Envoy of {late}")
+        return _give_up(deployment, sight, why=_who_is_late(sight))
     return None
 
 
@@ -277,7 +276,8 @@ def _await_rolled_back(deployment: Deployment, sight: Sight) -> Step | None:
             return None
         forced = rolled_back(deployment, sight.routes, 1.0)
         emptied = tuple(put(keys.fleet(fleet.id), _sized(fleet, 0)) for fleet in leaving)
-        why = "the old version has all traffic, but not all of its instances came back in time"
+        why = _who_is_late(sight) if is_back else "not all of its instances came back in time"
+        why = f"the old version has all traffic, but {why}"
         failed = move(deployment, S.FAILED, at=sight.at, why=why)
         writes = (put(keys.ROUTES, forced), *emptied, *_closing(deployment, landed=False))
         return Step(failed, writes)
@@ -470,6 +470,11 @@ def _revision(status: InstanceStatus, sight: Sight) -> int:
 def _is_confirmed(revision: int, sight: Sight) -> bool:
     """Return whether every live node's Envoy answers with what was stored at `revision`."""
     return all(confirmed >= revision for confirmed in sight.confirmed.values())
+
+
+def _who_is_late(sight: Sight) -> str:
+    late = ", ".join(n for n, r in sight.confirmed.items() if r < sight.routes_revision)
+    return f"not confirmed in time by the Envoy of {late}"
 
 
 def _is_known(status: InstanceStatus, sight: Sight) -> bool:
