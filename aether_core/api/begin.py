@@ -147,6 +147,12 @@ async def begin(
             return await _try_to_begin(node, request_id, caller, await planned(mirror))
         except Conflict as error:
             conflict = error  # Another one began at the same moment: plan with it in sight.
+        except Refused:
+            # What stands in the way may be this very request, carried out after its answer was
+            # lost and after we looked.
+            if before := await answer_of(node, request_id):
+                return dict(before)
+            raise
     assert conflict is not None, "it was tried"
     raise conflict
 
