@@ -1,6 +1,7 @@
 """What must never happen, checked at every commit and every second of a play."""
 
 import asyncio
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -62,6 +63,8 @@ class Referee:
         self._hurt_at_s: dict[FleetId, float] = {}
         #: What an Envoy must have loaded before it is held to anything: it was away.
         self._due: dict[NodeId, int] = {}
+        #: New fleets that a rollback took away before every Envoy had turned from them.
+        self._forced_out: set[FleetId] = set()
         self._gone_at_s: dict[NodeId, float] = {}
         self._routed: set[str] = set()  # Deployments that moved traffic.
         self._term = 0
@@ -253,6 +256,8 @@ class Referee:
     def _check_turned_away(self, before: _Before) -> None:
         """A fleet is emptied only when no live Envoy sends it anything; but for the last resort."""
         fleets, forced = self._fleets(), self._forced(before)
+        self._forced_out |= forced
+        self._wounded |= forced
         for name, old in before.fleets.items():
             is_emptied = old.instances and (name not in fleets or not fleets[name].instances)
             if is_emptied and name not in forced:
@@ -350,14 +355,28 @@ class Referee:
         for fleet in list(self._wounded):
             wanted = fleets[fleet].instances if fleet in fleets else 0
             there = self._there(fleet)
-            known = [there & machine.view.endpoints.get(fleet, frozenset()) for machine in live]
-            if wanted and known and all(len(names) >= wanted for names in known):
+            # Said to be READY again, and that loaded everywhere: an older view is worth nothing.
+            said = max((self._ready_since(node, name) for node, name in there), default=0)
+            names = {name for _, name in there}
+            is_known = all(
+                machine.view.revision >= said
+                and len(names & machine.view.endpoints.get(fleet, frozenset())) >= wanted
+                for machine in live
+            )
+            if wanted and live and is_known and fleet not in self._forced_out:
                 self._wounded.discard(fleet)
 
-    def _there(self, fleet: FleetId) -> set[InstanceId]:
+    def _ready_since(self, node: NodeId, name: InstanceId) -> float:
+        """Return the revision of the status that says so; infinite: none does."""
+        key = keys.instance_status(node, name)
+        status = self.mirror.get(InstanceStatus, key)
+        is_ready = status is not None and status.state == InstanceState.READY
+        return self.mirror.modified(key) if is_ready else math.inf
+
+    def _there(self, fleet: FleetId) -> set[tuple[NodeId, InstanceId]]:
         """Return the fleet's instances that answer and are to stay, on nodes that live."""
         return {
-            name
+            (status.id, name)
             for status in self.mirror.all(NodeStatus, keys.NODE_STATUSES)
             for name, instance in self._machines[status.id].instances.items()
             if instance.assignment.fleet == fleet
